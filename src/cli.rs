@@ -1,0 +1,232 @@
+//! The command line (design contract, section 7): parse, set up the log, hand over.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Environment, Flag, FlagValue, Sources};
+use crate::exit::Exit;
+use crate::init;
+use crate::preflight::{Scope, Style};
+use crate::{credentials, dev, mount, ops, preflight, supervise};
+
+/// Entry point of a tenant's container: mounts the tenant's bucket, keeps its index, runs its app, and loses no
+/// acknowledged write silently.
+#[derive(Debug, Parser)]
+#[command(name = "tenant-init", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   stopped as asked, everything is stored
+  64  wrong command line
+  69  bucket or database unreachable at start, or an outage past its limit; status: not ready
+  70  a bug in tenant-init
+  71  this machine can't: no NFS and no FUSE, a missing capability, mountpoint busy, port taken, disk full
+  74  stopped with data not stored: the last line on stdout names it
+  75  a restart budget is used up
+  77  credentials rejected, tenant mismatch, or another machine holds the lease
+  78  configuration wrong, the bucket does not exist, or the cache directory can't be made
+  exec, and run when the app ends by itself: the command's own code, 128+signal, 127 not found, 126 not executable";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Supervise the tenant; the default app is basic-memory
+    Run(Run),
+    /// Plain init: forward signals, reap, exit with CMD's code
+    Exec {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Check every precondition, one line each; changes nothing
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the running instance; exit 0 only when it is ready
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Wait until it is ready, at most this long
+        #[arg(long, value_name = "SECONDS")]
+        wait: Option<f64>,
+    },
+    /// No cloud account: start an S3 and a libSQL server on this machine, then run
+    Dev(Run),
+    /// The supervisor itself; the guardian starts it
+    #[command(hide = true)]
+    Supervise {
+        /// Start the servers of `dev` first
+        #[arg(long)]
+        dev: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Touch the mount so that nothing else can hang on it
+    #[command(hide = true)]
+    Probe {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file [default: /etc/tenant-init.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Run this on the mount instead of basic-memory
+    #[arg(last = true, value_name = "APP")]
+    app: Vec<String>,
+}
+
+/// Parses the command line and runs the subcommand.
+#[must_use]
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed stdout or stderr leaves nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Stored };
+        }
+    };
+    match cli.command {
+        Command::Run(run) => guard(&run, false),
+        Command::Dev(run) => guard(&run, true),
+        Command::Exec { command } => Exit::from_code(init::exec(&command)),
+        Command::Supervise { dev, run } => supervisor(&run, dev),
+        Command::Check { config, json } => with_config(Sources::process(config.config), |config| check(&config, json)),
+        Command::Status { config, json, wait } => {
+            with_config(Sources::process(config.config), |config| status(&config, json, wait))
+        }
+        Command::Probe { arguments } => Exit::from_code(mount::probe::main(&arguments)),
+    }
+}
+
+/// The guardian with the supervisor as its child: the same program, the same arguments.
+fn guard(run: &Run, dev: bool) -> Exit {
+    let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "supervise".into()];
+    if dev {
+        command.push("--dev".into());
+    }
+    if let Some(file) = &run.config.config {
+        command.extend(["--config".into(), file.into()]);
+    }
+    if !run.app.is_empty() {
+        command.push("--".into());
+        command.extend(run.app.iter().map(OsString::from));
+    }
+    Exit::from_code(init::guard_supervisor(&command))
+}
+
+fn with_config(sources: Sources, then: impl FnOnce(Config) -> Exit) -> Exit {
+    match config::load(&sources) {
+        Ok(config) => then(config),
+        Err(errors) => {
+            let _ = writeln!(std::io::stderr(), "{errors}");
+            Exit::Config
+        }
+    }
+}
+
+fn supervisor(run: &Run, dev: bool) -> Exit {
+    let mut sources = Sources::process(run.config.config.clone());
+    sources.dev = dev;
+    if !run.app.is_empty() {
+        let value = FlagValue::Words(run.app.clone());
+        sources.flags.push(Flag {
+            key: "app.command".into(),
+            name: "-- APP".into(),
+            value,
+        });
+    }
+    with_config(sources, |config| {
+        let log = match ops::log::init(&config.log) {
+            Ok(log) => log,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "tenant-init: {error}");
+                return Exit::Machine;
+            }
+        };
+        die_on_panic();
+        let exit = block_on(async {
+            if dev {
+                dev::run(config).await
+            } else {
+                supervise::run(config, supervise::Keys::Configured, || ()).await
+            }
+        });
+        drop(log);
+        exit
+    })
+}
+
+/// A supervisor that lost one of its tasks must not go on as if nothing had happened: the guardian takes over.
+fn die_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        std::process::exit(i32::from(init::PANIC));
+    }));
+}
+
+/// One thread for everything.
+fn block_on(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = tokio::task::LocalSet::new().block_on(&runtime, work);
+            // A thread that waits for a dead name server or file system must not hold up the end.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "tenant-init: cannot start its runtime: {error}");
+            Exit::Machine
+        }
+    }
+}
+
+fn check(config: &Config, json: bool) -> Exit {
+    block_on(async {
+        let bundle = credentials::fetch(config, &Environment::process()).await;
+        let findings = preflight::run(config, bundle.as_ref(), Scope::Check).await;
+        let style = match (json, ops::log::colours(&std::io::stdout())) {
+            (true, _) => Style::Json,
+            (false, true) => Style::Colour,
+            (false, false) => Style::Plain,
+        };
+        // A closed stdout leaves nobody to tell; the exit code says the same.
+        let _ = preflight::render(&findings, &mut std::io::stdout(), style);
+        preflight::verdict(&findings).map_or(Exit::Stored, |(exit, _)| exit)
+    })
+}
+
+fn status(config: &Config, json: bool, wait: Option<f64>) -> Exit {
+    let wait = wait.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO));
+    let options = ops::status::Options {
+        listen: config.health.listen,
+        json,
+        wait,
+    };
+    block_on(async { ops::status::status(&options, &mut std::io::stdout()).await })
+}
