@@ -1,0 +1,63 @@
+//! What the core wants done. The loop carries each out and answers with events.
+
+use std::time::Duration;
+
+use crate::core::verdict::Cause;
+
+/// One action.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Fetch credentials, check preconditions → `Event::Prepared`.
+    Prepare,
+    /// Clear stale mounts, start the mounter → `Launched`, then `Ready`, or `Failed`; `Exited` at any later time.
+    LaunchMount {
+        /// Not ready after this long is a failure.
+        within: Duration,
+    },
+    /// One health round → `MountEvent::Health`.
+    ProbeMount,
+    /// → `Event::Storage`
+    ProbeStorage,
+    /// → `Event::Database`
+    ProbeDatabase,
+    /// The bucket is back: upload now instead of at the end of the retry delay.
+    ExpireQueue,
+    /// Start the app → `Started` or `Failed`, then `Ready`; `Exited` and `Gone` at the end.
+    StartApp,
+    /// TERM to the app's group.
+    TerminateApp,
+    /// KILL to the app's group.
+    KillApp,
+    /// `syncfs` the mount, bounded → `PhaseEnd::Synced`.
+    Sync {
+        /// Give up after this long.
+        within: Duration,
+    },
+    /// Unmount, plain then detach, bounded → `PhaseEnd::Unmounted`.
+    Unmount {
+        /// Give up the plain unmount after this long.
+        within: Duration,
+    },
+    /// Upload everything queued, bounded → `PhaseEnd::Drained`.
+    Drain {
+        /// Give up after this long.
+        within: Duration,
+    },
+    /// TERM, then KILL rclone → `PhaseEnd::MounterGone`.
+    TerminateMounter,
+    /// Write one line to the log.
+    Say(Level, String),
+    /// Everything is over: collect what is not stored, write the verdict, end.
+    Finish(Cause),
+}
+
+/// How loud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// What an operator wants to read in a quiet log.
+    Info,
+    /// Needs attention, goes on.
+    Warn,
+    /// Something failed.
+    Error,
+}

@@ -1,0 +1,164 @@
+//! What the world tells the core.
+
+use std::time::Duration;
+
+use crate::exit::Exit;
+
+/// Something that went wrong, in the words an operator reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code if this failure ends the tenant.
+    pub exit: Exit,
+    /// What failed, for which object, why, what to do next. Never a secret.
+    pub words: String,
+}
+
+impl Failure {
+    /// A failure with its exit code.
+    pub fn new(exit: Exit, words: impl Into<String>) -> Self {
+        Failure {
+            exit,
+            words: words.into(),
+        }
+    }
+
+    /// Is it the bucket (or the way to it) that did not answer? Then waiting helps and no restart budget is spent.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        self.exit == Exit::Unavailable
+    }
+}
+
+/// One event. Everything that happens outside reaches the core as one of these.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// `State::next_deadline` has passed.
+    Timer,
+    /// A stop signal (INT, TERM, QUIT: all the same).
+    StopSignal(&'static str),
+    /// Credentials fetched and preconditions checked.
+    Prepared(Result<Prepared, Failure>),
+    /// The mounter and the mount.
+    Mount(MountEvent),
+    /// The app.
+    App(AppEvent),
+    /// A bucket probe ended.
+    Storage(Result<Duration, Failure>),
+    /// A database probe ended.
+    Database(Result<Duration, Failure>),
+    /// A stop or recovery phase ended.
+    Phase(PhaseEnd),
+}
+
+/// What is known once credentials are there and the preconditions hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Tenant id, for `/status`.
+    pub tenant: String,
+    /// `nfs` or `fuse`.
+    pub driver: Driver,
+    /// Does the bundle name an index database?
+    pub has_database: bool,
+    /// Files an earlier life on this disk had not stored; this life finishes them.
+    pub found_pending: usize,
+}
+
+/// How the bucket is mounted. The stop order depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// `rclone nfsmount`: rclone survives the unmount, so its queue is drained after it.
+    Nfs,
+    /// `rclone mount`: an unmount ends rclone and its queue, so drain first.
+    Fuse,
+}
+
+impl Driver {
+    /// `nfs` or `fuse`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::Nfs => "nfs",
+            Driver::Fuse => "fuse",
+        }
+    }
+}
+
+/// The mounter and the mount.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MountEvent {
+    /// rclone runs; readiness is not known yet.
+    Launched {
+        /// Its process id.
+        pid: u32,
+    },
+    /// Every condition of readiness holds.
+    Ready,
+    /// It could not be launched, or was not ready in time.
+    Failed(Failure),
+    /// rclone ended without being asked.
+    Exited(String),
+    /// A health round ended.
+    Health(MountHealth),
+}
+
+/// One health round.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MountHealth {
+    /// `None`: kernel, guard and rclone answer. Else what does not, in words.
+    pub stuck: Option<String>,
+    /// The upload queue, if rclone told.
+    pub queue: Option<Queue>,
+}
+
+/// The upload queue as rclone tells it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Queue {
+    /// Files waiting or being uploaded.
+    pub files: u64,
+    /// Of these, being uploaded now.
+    pub in_progress: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// How long the oldest has been waiting.
+    pub oldest: Duration,
+    /// Of these, tried and failed at least once.
+    pub failing: u64,
+    /// Failed attempts seen since the last round.
+    pub new_failures: u64,
+}
+
+/// The app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppEvent {
+    /// It runs; readiness is not known yet.
+    Started {
+        /// Its process id.
+        pid: u32,
+    },
+    /// It could not be started.
+    Failed(Failure),
+    /// It answers.
+    Ready,
+    /// Its main process ended. `code` is 128 + signal when killed.
+    Exited {
+        /// As the shell counts.
+        code: u8,
+        /// "exit code 3", "killed by SIGSEGV", …
+        words: String,
+    },
+    /// Main process and whole process group are gone.
+    Gone,
+}
+
+/// A stop or recovery phase ended. Each answers exactly one action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PhaseEnd {
+    /// `Action::Sync`
+    Synced(Result<(), String>),
+    /// `Action::Unmount`
+    Unmounted(Result<(), String>),
+    /// `Action::Drain`
+    Drained(Result<(), String>),
+    /// `Action::TerminateMounter`
+    MounterGone,
+}

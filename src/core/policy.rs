@@ -1,0 +1,74 @@
+//! The numbers the core decides by, taken from the configuration once.
+
+use std::time::Duration;
+
+use crate::config::{Config, RestartPolicy};
+
+/// A mount that fails this many probes in a row, with the bucket reachable, is recovered.
+pub const STUCK_PROBES: u32 = 3;
+/// Kept back from the stop deadline for the verdict itself.
+pub const VERDICT_RESERVE: Duration = Duration::from_secs(2);
+/// An app that is stopped because its mount is gone gets this long before KILL: it may hang in the dead mount for ever.
+pub const RECOVERY_APP_GRACE: Duration = Duration::from_secs(10);
+/// Between two queue looks while something is queued.
+pub const BUSY_QUEUE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two bucket probes while it is unreachable: the return is noticed this fast.
+pub const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// See the fields of the same name in `Config`.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// `limits.start_timeout`
+    pub start_timeout: Duration,
+    /// `limits.stop_timeout`
+    pub stop_timeout: Duration,
+    /// `limits.outage_limit`
+    pub outage_limit: Option<Duration>,
+    /// `limits.uploads_max_age`
+    pub uploads_max_age: Duration,
+    /// `limits.restart_budget`
+    pub restart_budget: u32,
+    /// `limits.restart_window`
+    pub restart_window: Duration,
+    /// `health.mount_interval`
+    pub mount_interval: Duration,
+    /// `health.storage_interval`
+    pub storage_interval: Duration,
+    /// `app.restart`, with `auto` resolved.
+    pub restart: RestartPolicy,
+    /// `app.start_timeout`
+    pub app_start_timeout: Duration,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+impl Policy {
+    /// `auto` restarts basic-memory always, and a command given with `run -- CMD` never.
+    #[must_use]
+    pub fn new(config: &Config, seed: u64) -> Self {
+        let restart = match config.app.restart {
+            RestartPolicy::Auto if config.app.command.is_empty() => RestartPolicy::Always,
+            RestartPolicy::Auto => RestartPolicy::Never,
+            given => given,
+        };
+        Policy {
+            start_timeout: config.limits.start_timeout,
+            stop_timeout: config.limits.stop_timeout,
+            outage_limit: config.limits.outage_limit,
+            uploads_max_age: config.limits.uploads_max_age,
+            restart_budget: config.limits.restart_budget,
+            restart_window: config.limits.restart_window,
+            mount_interval: config.health.mount_interval,
+            storage_interval: config.health.storage_interval,
+            restart,
+            app_start_timeout: config.app.start_timeout,
+            seed,
+        }
+    }
+
+    /// In a stop the app has this long before KILL: most of the deadline, but the drain needs a share too.
+    #[must_use]
+    pub fn app_stop_grace(&self) -> Duration {
+        self.stop_timeout.mul_f64(0.6)
+    }
+}

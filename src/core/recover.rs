@@ -1,0 +1,202 @@
+//! A dead or stuck mounter, a dead app.
+//!
+//! A mount that failed is taken away completely before a new one is made: the app is stopped (it holds files of the dead
+//! mount), the mount point is cleared, rclone is gone, and only then is rclone started again on the same cache directory
+//! where every acknowledged write still is. An outage of the bucket spends no restart budget.
+
+use std::time::Duration;
+
+use crate::config::RestartPolicy;
+use crate::core::action::{Action, Level};
+use crate::core::backoff::Verdict;
+use crate::core::event::{Failure, PhaseEnd};
+use crate::core::policy::RECOVERY_APP_GRACE;
+use crate::core::state::{AppState, RecoveryPhase, Stage, State};
+use crate::core::verdict::Cause;
+use crate::exit::Exit;
+
+impl State {
+    /// The mount could not be made, or is lost.
+    pub(super) fn mount_failed(&mut self, cause: &'static str, failure: Failure, now: Duration) -> Vec<Action> {
+        self.mounter.last_error = Some(failure.words.clone());
+        let ran = self
+            .mounter
+            .ready_since
+            .take()
+            .map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        match self.stage {
+            Stage::Mounting | Stage::Serving => {}
+            // A stop or a recovery under way deals with a mounter that dies meanwhile.
+            _ => return Vec::new(),
+        }
+        let permanent = matches!(failure.exit, Exit::Refused | Exit::Config | Exit::Machine);
+        if permanent || !self.mounter.ever_ready {
+            return self.begin_stop(Cause::Failure(failure), now);
+        }
+        match self.mounter.backoff.failed(cause, now, ran, !failure.is_outage()) {
+            Verdict::Exhausted => {
+                let words = format!("the mount failed too often ({cause}); the last time: {}", failure.words);
+                self.begin_stop(Cause::Failure(Failure::new(Exit::Budget, words)), now)
+            }
+            Verdict::Retry(delay) => {
+                *self.mounter.restarts.entry(cause).or_default() += 1;
+                self.mounter.retry_delay = delay;
+                self.mounter.stuck = None;
+                let mut actions = vec![Action::Say(
+                    Level::Error,
+                    format!(
+                        "{}; the app is stopped, the mount is made again on the same cache",
+                        failure.words
+                    ),
+                )];
+                actions.extend(self.recover_app(now));
+                actions
+            }
+        }
+    }
+
+    fn recover_app(&mut self, now: Duration) -> Vec<Action> {
+        self.stage = Stage::Recovering(RecoveryPhase::App);
+        let kill_at = Some(now + RECOVERY_APP_GRACE);
+        match &self.app.state {
+            AppState::Off | AppState::Waiting { .. } => self.recover_unmount(),
+            AppState::Starting { since } | AppState::Ready { since } => {
+                let ran = now.saturating_sub(*since);
+                self.app.state = AppState::Ending {
+                    kill_at,
+                    by_itself: None,
+                    ran,
+                };
+                vec![Action::TerminateApp]
+            }
+            AppState::Ending { by_itself, ran, .. } => {
+                self.app.state = AppState::Ending {
+                    kill_at,
+                    by_itself: by_itself.clone(),
+                    ran: *ran,
+                };
+                Vec::new()
+            }
+        }
+    }
+
+    fn recover_unmount(&mut self) -> Vec<Action> {
+        self.app.state = AppState::Off;
+        self.stage = Stage::Recovering(RecoveryPhase::Unmount);
+        vec![Action::Unmount {
+            within: Duration::from_secs(1),
+        }]
+    }
+
+    pub(super) fn recovery_phase_ended(&mut self, phase: RecoveryPhase, end: PhaseEnd, now: Duration) -> Vec<Action> {
+        match (phase, end) {
+            (RecoveryPhase::Unmount, PhaseEnd::Unmounted(result)) => {
+                self.stage = Stage::Recovering(RecoveryPhase::Mounter);
+                let mut actions = Vec::new();
+                if let Err(words) = result {
+                    actions.push(Action::Say(Level::Error, words));
+                }
+                actions.push(Action::TerminateMounter);
+                actions
+            }
+            (RecoveryPhase::Mounter, PhaseEnd::MounterGone) => {
+                self.mounter.pid = None;
+                self.stage = Stage::Waiting {
+                    until: now + self.mounter.retry_delay,
+                };
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The main process of the app ended: what is left of its group goes too, then it is decided what follows.
+    pub(super) fn app_exited(&mut self, code: u8, words: String, now: Duration) -> Vec<Action> {
+        self.app.pid = None;
+        match &self.app.state {
+            AppState::Starting { since } | AppState::Ready { since } => {
+                let ran = now.saturating_sub(*since);
+                let kill_at = Some(now + RECOVERY_APP_GRACE);
+                self.app.state = AppState::Ending {
+                    kill_at,
+                    by_itself: Some((code, words)),
+                    ran,
+                };
+                vec![Action::TerminateApp]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Nothing of the app runs any more.
+    pub(super) fn app_gone(&mut self, now: Duration) -> Vec<Action> {
+        self.app.pid = None;
+        let ended = std::mem::replace(&mut self.app.state, AppState::Off);
+        match self.stage {
+            Stage::Stopping(_) => self.stop_app_gone(now),
+            Stage::Recovering(RecoveryPhase::App) => self.recover_unmount(),
+            Stage::Serving => match ended {
+                AppState::Ending {
+                    by_itself: Some((code, words)),
+                    ran,
+                    ..
+                } => self.app_ended(code, words, ran, now),
+                _ => self.start_app(now),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    fn app_ended(&mut self, code: u8, words: String, ran: Duration, now: Duration) -> Vec<Action> {
+        let restart = match self.policy.restart {
+            RestartPolicy::Always | RestartPolicy::Auto => true,
+            RestartPolicy::OnFailure => code != 0,
+            RestartPolicy::Never => false,
+        };
+        if !restart {
+            return self.begin_stop(Cause::AppEnded { code, words }, now);
+        }
+        self.app.last_error = Some(words.clone());
+        match self.app.backoff.failed("exited", now, ran, true) {
+            Verdict::Exhausted => {
+                let words = format!("the app ended too often; the last time: {words}");
+                self.begin_stop(Cause::Failure(Failure::new(Exit::Budget, words)), now)
+            }
+            Verdict::Retry(delay) => {
+                *self.app.restarts.entry("exited").or_default() += 1;
+                self.app.state = AppState::Waiting { until: now + delay };
+                vec![Action::Say(
+                    Level::Error,
+                    format!(
+                        "the app ended by itself ({words}); it is started again in {:.1} s",
+                        delay.as_secs_f64()
+                    ),
+                )]
+            }
+        }
+    }
+
+    /// The app cannot be started at all: nothing a retry would change.
+    pub(super) fn app_failed_to_start(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
+        self.app.state = AppState::Off;
+        self.app.last_error = Some(failure.words.clone());
+        match self.stage {
+            Stage::Serving => self.begin_stop(Cause::Failure(failure), now),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The app runs but never answered: it is ended, and started again within its budget.
+    pub(super) fn app_start_timed_out(&mut self, now: Duration) -> Vec<Action> {
+        let words = format!("no ready answer within {} s", self.policy.app_start_timeout.as_secs());
+        let AppState::Starting { since } = self.app.state else {
+            return Vec::new();
+        };
+        self.app.state = AppState::Ending {
+            kill_at: Some(now + RECOVERY_APP_GRACE),
+            by_itself: Some((1, words)),
+            ran: now.saturating_sub(since),
+        };
+        vec![Action::TerminateApp]
+    }
+}

@@ -1,0 +1,290 @@
+//! One event in, actions out: start-up order, serving, dependencies. Failures of services are `recover`'s business, the
+//! stop is `stop`'s.
+
+use std::time::Duration;
+
+use crate::core::action::{Action, Level};
+use crate::core::event::{AppEvent, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
+use crate::core::policy::{BUSY_QUEUE_INTERVAL, OUTAGE_PROBE_INTERVAL, STUCK_PROBES};
+use crate::core::state::{AppState, Stage, State, Watched};
+use crate::core::verdict::Cause;
+use crate::exit::Exit;
+
+/// A key that is refused for this long ends the tenant: it is not a hiccup of the store.
+const REJECTED_LIMIT: Duration = Duration::from_secs(60);
+
+impl State {
+    /// Takes one event at `now` (time since the start) and says what to do.
+    pub fn step(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        if self.is_stopped() {
+            return Vec::new();
+        }
+        let mut actions = match event {
+            Event::Timer => Vec::new(),
+            Event::StopSignal(name) => self.stop_signal(name, now),
+            Event::Prepared(result) => self.prepared(result, now),
+            Event::Mount(event) => self.mount_event(event, now),
+            Event::App(event) => self.app_event(event, now),
+            Event::Storage(result) => self.storage_probed(result, now),
+            Event::Database(result) => {
+                observe(&mut self.database, &result, now, self.policy.storage_interval);
+                Vec::new()
+            }
+            Event::Phase(end) => self.phase_ended(end, now),
+        };
+        actions.extend(self.timers(now));
+        actions.extend(self.announce(now));
+        actions
+    }
+
+    fn prepared(&mut self, result: Result<Prepared, Failure>, now: Duration) -> Vec<Action> {
+        if self.stage != Stage::Preparing {
+            return Vec::new();
+        }
+        match result {
+            Err(failure) => self.begin_stop(Cause::Failure(failure), now),
+            Ok(prepared) => {
+                let mut actions = Vec::new();
+                if prepared.found_pending > 0 {
+                    actions.push(Action::Say(
+                        Level::Warn,
+                        format!(
+                            "an earlier life on this disk left {} file(s) that are not in the bucket: they are uploaded now",
+                            prepared.found_pending
+                        ),
+                    ));
+                }
+                self.storage.used = true;
+                self.storage.next_probe = now + self.policy.storage_interval;
+                self.database.used = prepared.has_database;
+                self.database.next_probe = now;
+                self.prepared = Some(prepared);
+                actions.extend(self.launch_mount(now));
+                actions
+            }
+        }
+    }
+
+    pub(super) fn launch_mount(&mut self, now: Duration) -> Vec<Action> {
+        self.stage = Stage::Mounting;
+        self.mounter.launched = true;
+        let within = if self.mounter.ever_ready {
+            self.policy.start_timeout
+        } else {
+            self.policy
+                .start_timeout
+                .saturating_sub(now)
+                .max(Duration::from_secs(1))
+        };
+        vec![Action::LaunchMount { within }]
+    }
+
+    fn mount_event(&mut self, event: MountEvent, now: Duration) -> Vec<Action> {
+        match event {
+            MountEvent::Launched { pid } => {
+                self.mounter.pid = Some(pid);
+                Vec::new()
+            }
+            MountEvent::Ready if self.stage == Stage::Mounting => {
+                self.stage = Stage::Serving;
+                self.mounter.ready_since = Some(now);
+                self.mounter.ever_ready = true;
+                self.mounter.stuck = None;
+                self.mounter.probing = false;
+                self.mounter.next_probe = now + BUSY_QUEUE_INTERVAL;
+                observe(
+                    &mut self.storage,
+                    &Ok(Duration::ZERO),
+                    now,
+                    self.policy.storage_interval,
+                );
+                self.start_app(now)
+            }
+            MountEvent::Ready => Vec::new(),
+            MountEvent::Failed(failure) => self.mount_failed("launch", failure, now),
+            MountEvent::Exited(words) => {
+                self.mounter.pid = None;
+                let failure = Failure::new(Exit::Budget, format!("rclone ended without being asked: {words}"));
+                self.mount_failed("exited", failure, now)
+            }
+            MountEvent::Health(health) => self.mount_probed(health, now),
+        }
+    }
+
+    fn mount_probed(&mut self, health: MountHealth, now: Duration) -> Vec<Action> {
+        self.mounter.probing = false;
+        if let Some(queue) = health.queue {
+            self.upload_failures += queue.new_failures;
+            self.queue = queue;
+        }
+        let busy = self.queue.files > 0 || health.stuck.is_some();
+        self.mounter.next_probe = now
+            + if busy {
+                self.policy.mount_interval.min(BUSY_QUEUE_INTERVAL)
+            } else {
+                self.policy.mount_interval
+            };
+        if self.stage != Stage::Serving {
+            return Vec::new();
+        }
+        let Some(words) = health.stuck else {
+            self.mounter.stuck = None;
+            return Vec::new();
+        };
+        let count = self.mounter.stuck.as_ref().map_or(0, |(_, n)| *n) + 1;
+        self.mounter.stuck = Some((words.clone(), count));
+        // A silent bucket makes the mount look stuck: that is an outage, and a restart of rclone would not help.
+        let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
+        if count >= STUCK_PROBES && bucket_answers {
+            let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
+            return self.mount_failed("stuck", failure, now);
+        }
+        Vec::new()
+    }
+
+    pub(super) fn start_app(&mut self, now: Duration) -> Vec<Action> {
+        self.app.state = AppState::Starting { since: now };
+        vec![Action::StartApp]
+    }
+
+    fn app_event(&mut self, event: AppEvent, now: Duration) -> Vec<Action> {
+        match event {
+            AppEvent::Started { pid } => {
+                self.app.pid = Some(pid);
+                Vec::new()
+            }
+            AppEvent::Ready => {
+                if let AppState::Starting { since } = self.app.state {
+                    self.app.state = AppState::Ready { since };
+                    self.app.ever_ready = true;
+                }
+                Vec::new()
+            }
+            AppEvent::Failed(failure) => self.app_failed_to_start(failure, now),
+            AppEvent::Exited { code, words } => self.app_exited(code, words, now),
+            AppEvent::Gone => self.app_gone(now),
+        }
+    }
+
+    fn storage_probed(&mut self, result: Result<Duration, Failure>, now: Duration) -> Vec<Action> {
+        let was_down = self.storage.down_since.is_some() || self.storage.rejected_since.is_some();
+        observe(&mut self.storage, &result, now, self.policy.storage_interval);
+        match result {
+            Ok(_) if was_down => vec![
+                Action::ExpireQueue,
+                Action::Say(
+                    Level::Info,
+                    "the bucket answers again: uploading everything that waits".into(),
+                ),
+            ],
+            Ok(_) => Vec::new(),
+            Err(failure) if !was_down => vec![Action::Say(Level::Warn, failure.words)],
+            Err(failure) => match self.storage.rejected_since {
+                Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
+                    self.begin_stop(Cause::Failure(failure), now)
+                }
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    fn phase_ended(&mut self, end: PhaseEnd, now: Duration) -> Vec<Action> {
+        match self.stage {
+            Stage::Stopping(_) => self.stop_phase_ended(end, now),
+            Stage::Recovering(phase) => self.recovery_phase_ended(phase, end, now),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whatever is due at `now`. Runs after every event, so a late `Event::Timer` changes nothing but the time.
+    fn timers(&mut self, now: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match &self.stage {
+            Stage::Waiting { until } if *until <= now => actions.extend(self.launch_mount(now)),
+            Stage::Stopping(stop) if stop.deadline <= now => {
+                return self.time_is_up("the stop deadline has passed", now);
+            }
+            Stage::Serving if !self.mounter.probing && self.mounter.next_probe <= now => {
+                self.mounter.probing = true;
+                actions.push(Action::ProbeMount);
+            }
+            _ => {}
+        }
+        match &self.app.state {
+            AppState::Starting { since } if *since + self.policy.app_start_timeout <= now => {
+                actions.extend(self.app_start_timed_out(now));
+            }
+            AppState::Ending {
+                kill_at: Some(at),
+                by_itself,
+                ran,
+            } if *at <= now => {
+                self.app.state = AppState::Ending {
+                    kill_at: None,
+                    by_itself: by_itself.clone(),
+                    ran: *ran,
+                };
+                actions.push(Action::Say(
+                    Level::Warn,
+                    "the app did not end in time and is killed".into(),
+                ));
+                actions.push(Action::KillApp);
+            }
+            AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving => {
+                actions.extend(self.start_app(now));
+            }
+            _ => {}
+        }
+        if !self.is_stopping() {
+            for (dependency, action) in [
+                (&mut self.storage, Action::ProbeStorage),
+                (&mut self.database, Action::ProbeDatabase),
+            ] {
+                if dependency.used && !dependency.probing && dependency.next_probe <= now {
+                    dependency.probing = true;
+                    actions.push(action);
+                }
+            }
+            if let (Some(since), Some(limit)) = (self.storage.down_since, self.policy.outage_limit)
+                && since + limit <= now
+            {
+                let words = format!(
+                    "the bucket has been unreachable for {} s, longer than limits.outage_limit: {}",
+                    limit.as_secs(),
+                    self.storage.last_error.as_deref().unwrap_or("no answer")
+                );
+                actions.extend(self.begin_stop(Cause::Failure(Failure::new(Exit::Unavailable, words)), now));
+            }
+        }
+        actions
+    }
+}
+
+/// Books a probe's result.
+fn observe(dependency: &mut Watched, result: &Result<Duration, Failure>, now: Duration, interval: Duration) {
+    dependency.probing = false;
+    match result {
+        Ok(latency) => {
+            if let Some(since) = dependency.down_since.take() {
+                dependency.outage_total += now.saturating_sub(since);
+            }
+            dependency.rejected_since = None;
+            dependency.last_error = None;
+            dependency.last_ok = Some((now, *latency));
+            dependency.next_probe = now + interval;
+        }
+        Err(failure) => {
+            if failure.is_outage() {
+                dependency.down_since.get_or_insert(now);
+                dependency.rejected_since = None;
+            } else {
+                if let Some(since) = dependency.down_since.take() {
+                    dependency.outage_total += now.saturating_sub(since);
+                }
+                dependency.rejected_since.get_or_insert(now);
+            }
+            dependency.last_error = Some(failure.words.clone());
+            dependency.next_probe = now + interval.min(OUTAGE_PROBE_INTERVAL);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The stop: app → sync → (nfs: unmount, drain; fuse: drain, unmount) → mounter → verdict, under one deadline.
+//!
+//! On nfs rclone survives the unmount and keeps its queue, so unmounting first makes sure that nothing is written while
+//! it is drained. On fuse an unmount ends rclone and its queue with it, so the drain comes first. A second signal, or the
+//! deadline, means "time is up": straight to the verdict, which then says what is not stored.
+
+use std::time::Duration;
+
+use crate::core::action::{Action, Level};
+use crate::core::event::{Driver, PhaseEnd};
+use crate::core::policy::VERDICT_RESERVE;
+use crate::core::state::{AppState, Stage, State};
+use crate::core::verdict::Cause;
+
+/// A stop under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stop {
+    /// Why.
+    pub cause: Cause,
+    /// What is being waited for.
+    pub phase: StopPhase,
+    /// When it ends at the latest.
+    pub deadline: Duration,
+    /// Is there a mount to sync and a queue to drain?
+    pub mounted: bool,
+}
+
+/// The phases. Which of them run, and in which order, depends on the driver and on what was alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopPhase {
+    /// Waiting for the app's group.
+    App,
+    /// Waiting for `syncfs`.
+    Sync,
+    /// Waiting for the unmount.
+    Unmount,
+    /// Waiting for the upload queue.
+    Drain,
+    /// Waiting for rclone.
+    Mounter,
+}
+
+const NFS: [StopPhase; 5] = [
+    StopPhase::App,
+    StopPhase::Sync,
+    StopPhase::Unmount,
+    StopPhase::Drain,
+    StopPhase::Mounter,
+];
+const FUSE: [StopPhase; 5] = [
+    StopPhase::App,
+    StopPhase::Sync,
+    StopPhase::Drain,
+    StopPhase::Unmount,
+    StopPhase::Mounter,
+];
+
+impl State {
+    pub(super) fn stop_signal(&mut self, name: &'static str, now: Duration) -> Vec<Action> {
+        if let Stage::Stopping(_) = self.stage {
+            return self.time_is_up(&format!("a second stop signal ({name}) came while stopping"), now);
+        }
+        self.begin_stop(Cause::Signal(name), now)
+    }
+
+    /// Starts the stop. A stop that is under way goes on with its own cause.
+    pub(super) fn begin_stop(&mut self, cause: Cause, now: Duration) -> Vec<Action> {
+        if self.is_stopping() {
+            return Vec::new();
+        }
+        let level = if matches!(cause, Cause::Failure(_)) {
+            Level::Error
+        } else {
+            Level::Info
+        };
+        let mounted = self.stage == Stage::Serving && self.mounter.ready_since.is_some();
+        let mut actions = vec![Action::Say(level, format!("stopping: {}", cause.words()))];
+        self.stop_began = Some(now);
+        self.stage = Stage::Stopping(Stop {
+            cause,
+            phase: StopPhase::App,
+            deadline: now + self.policy.stop_timeout,
+            mounted,
+        });
+        actions.extend(self.enter(StopPhase::App, now));
+        actions
+    }
+
+    /// Enters `phase`, or the first one after it that has something to do.
+    fn enter(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
+        let Stage::Stopping(stop) = &mut self.stage else {
+            return Vec::new();
+        };
+        stop.phase = phase;
+        let left = stop.deadline.saturating_sub(now);
+        let mounted = stop.mounted;
+        match phase {
+            StopPhase::App => match &self.app.state {
+                AppState::Off | AppState::Waiting { .. } => {
+                    self.app.state = AppState::Off;
+                    self.after(phase, now)
+                }
+                AppState::Ending { by_itself, ran, .. } => {
+                    let kill_at = Some(now + self.policy.app_stop_grace());
+                    self.app.state = AppState::Ending {
+                        kill_at,
+                        by_itself: by_itself.clone(),
+                        ran: *ran,
+                    };
+                    vec![Action::TerminateApp]
+                }
+                AppState::Starting { since } | AppState::Ready { since } => {
+                    let ran = now.saturating_sub(*since);
+                    let kill_at = Some(now + self.policy.app_stop_grace());
+                    self.app.state = AppState::Ending {
+                        kill_at,
+                        by_itself: None,
+                        ran,
+                    };
+                    vec![Action::TerminateApp]
+                }
+            },
+            StopPhase::Sync if mounted => vec![Action::Sync {
+                within: (left / 4).min(Duration::from_secs(10)),
+            }],
+            StopPhase::Drain if mounted => vec![Action::Drain {
+                within: left.saturating_sub(VERDICT_RESERVE),
+            }],
+            StopPhase::Unmount if self.mounter.launched => {
+                vec![Action::Unmount {
+                    within: (left / 4).min(Duration::from_secs(5)),
+                }]
+            }
+            StopPhase::Mounter if self.mounter.launched => vec![Action::TerminateMounter],
+            _ => self.after(phase, now),
+        }
+    }
+
+    fn after(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
+        let order = if self.driver() == Some(Driver::Fuse) { FUSE } else { NFS };
+        match order.iter().skip_while(|p| **p != phase).nth(1) {
+            Some(next) => self.enter(*next, now),
+            None => self.finish(),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<Action> {
+        match std::mem::replace(&mut self.stage, Stage::Stopped) {
+            Stage::Stopping(stop) => vec![Action::Finish(stop.cause)],
+            other => {
+                self.stage = other;
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn stop_app_gone(&mut self, now: Duration) -> Vec<Action> {
+        match &self.stage {
+            Stage::Stopping(stop) if stop.phase == StopPhase::App => self.after(StopPhase::App, now),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn stop_phase_ended(&mut self, end: PhaseEnd, now: Duration) -> Vec<Action> {
+        let (ended, result) = match end {
+            PhaseEnd::Synced(result) => (StopPhase::Sync, result),
+            PhaseEnd::Unmounted(result) => (StopPhase::Unmount, result),
+            PhaseEnd::Drained(result) => (StopPhase::Drain, result),
+            PhaseEnd::MounterGone => (StopPhase::Mounter, Ok(())),
+        };
+        // A recovery that was under way when the stop began ends its own phase late: not ours.
+        if !matches!(&self.stage, Stage::Stopping(stop) if stop.phase == ended) {
+            return Vec::new();
+        }
+        let mut actions = Vec::new();
+        if let Err(words) = result {
+            actions.push(Action::Say(Level::Error, words));
+        }
+        actions.extend(self.after(ended, now));
+        actions
+    }
+
+    /// No time for the remaining phases. The verdict finds out what is not stored.
+    pub(super) fn time_is_up(&mut self, why: &str, now: Duration) -> Vec<Action> {
+        let seconds = self.stop_seconds(now);
+        let Stage::Stopping(stop) = &self.stage else {
+            return Vec::new();
+        };
+        let words = format!(
+            "{why} after {seconds:.1} s in phase {:?}: the rest is skipped",
+            stop.phase
+        );
+        let mut actions = vec![Action::Say(Level::Error, words), Action::KillApp];
+        actions.extend(self.finish());
+        actions
+    }
+}

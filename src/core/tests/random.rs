@@ -1,0 +1,92 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::event::{Failure, MountHealth, Queue};
+use crate::exit::Exit;
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let failure = prop_oneof![
+        Just(Exit::Unavailable),
+        Just(Exit::Refused),
+        Just(Exit::Config),
+        Just(Exit::Machine),
+        Just(Exit::Budget)
+    ]
+    .prop_map(|exit| Failure::new(exit, "words"));
+    let driver = prop_oneof![Just(Driver::Nfs), Just(Driver::Fuse)];
+    let prepared = driver.prop_map(|driver| Prepared {
+        tenant: "t".into(),
+        driver,
+        has_database: true,
+        found_pending: 1,
+    });
+    let health = (any::<bool>(), 0u64..5, 0u64..200).prop_map(|(stuck, files, oldest)| MountHealth {
+        stuck: stuck.then(|| "silent".into()),
+        queue: Some(Queue {
+            files,
+            oldest: Duration::from_secs(oldest),
+            ..Queue::default()
+        }),
+    });
+    prop_oneof![
+        1 => Just(Event::Timer),
+        1 => Just(Event::StopSignal("SIGTERM")),
+        1 => prop::result::maybe_ok(prepared, failure.clone()).prop_map(Event::Prepared),
+        1 => Just(Event::Mount(MountEvent::Launched { pid: 1 })),
+        4 => Just(Event::Mount(MountEvent::Ready)),
+        1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::Failed(f))),
+        1 => Just(Event::Mount(MountEvent::Exited("x".into()))),
+        1 => health.prop_map(|h| Event::Mount(MountEvent::Health(h))),
+        1 => Just(Event::App(AppEvent::Started { pid: 2 })),
+        4 => Just(Event::App(AppEvent::Ready)),
+        1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into() })),
+        2 => Just(Event::App(AppEvent::Gone)),
+        1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure.clone()).prop_map(Event::Storage),
+        1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure).prop_map(Event::Database),
+        1 => Just(Event::Phase(PhaseEnd::Synced(Ok(())))),
+        1 => Just(Event::Phase(PhaseEnd::Unmounted(Err("busy".into())))),
+        1 => Just(Event::Phase(PhaseEnd::Drained(Ok(())))),
+        1 => Just(Event::Phase(PhaseEnd::MounterGone)),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: it never panics, never acts after the end, finishes once, never launches a
+    /// second mounter over a first, never drains on nfs before the unmount, and a stop always ends by its deadline.
+    #[test]
+    fn no_order_of_events_breaks_the_promises(steps in prop::collection::vec((any_event(), 0u64..20_000), 0..120)) {
+        let mut life = Life::new(policy());
+        let (mut launched, mut finished, mut stopping) = (false, 0, None);
+        let mut unmounted = false;
+        for (event, millis) in steps {
+            let mut actions = life.pass(Duration::from_millis(millis));
+            let stop_requested = matches!(event, Event::StopSignal(_));
+            actions.extend(life.on(event));
+            if stop_requested && stopping.is_none() {
+                stopping = Some(life.now);
+            }
+            for action in actions {
+                prop_assert_eq!(finished, 0, "{:?} after the end", action);
+                match action {
+                    Action::LaunchMount { .. } => {
+                        prop_assert!(!launched, "a second mounter");
+                        launched = true;
+                        unmounted = false;
+                    }
+                    Action::Unmount { .. } => unmounted = true,
+                    Action::TerminateMounter => launched = false,
+                    Action::Drain { .. } if life.state.driver() == Some(Driver::Nfs) => {
+                        prop_assert!(unmounted, "nfs: drained before the unmount");
+                    }
+                    Action::StartApp => prop_assert!(launched && !unmounted, "the app without a mount"),
+                    Action::Finish(_) => finished += 1,
+                    _ => {}
+                }
+            }
+        }
+        life.on(Event::StopSignal("SIGTERM"));
+        life.pass(Duration::from_secs(111));
+        prop_assert!(life.state.is_stopped(), "a stop outlived its deadline");
+        prop_assert!(life.state.next_deadline().is_none());
+    }
+}
