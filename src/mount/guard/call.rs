@@ -1,0 +1,285 @@
+//! Looking into a call: which procedure, what it names, and the rewriting that keeps files from being emptied.
+//!
+//! Linux since 6.12 or a little earlier opens a file with `O_CREAT` that it has not looked up by sending CREATE with mode
+//! UNCHECKED and no size. RFC 1813 section 3.3.8 lets that succeed on an existing file and leaves the file alone; rclone's
+//! server empties it. Mode GUARDED fails with NFS3ERR_EXIST instead, and the kernel goes on with a LOOKUP. A size of 0 is
+//! `O_TRUNC`: there the file is meant to be emptied, and the call stays as it is.
+//!
+//! Only the fields in front are read, never a WRITE's data, and the rewriting changes four bytes in place. What can't be
+//! parsed is never forwarded on a guess: rclone's server reads less strictly than this and might see a CREATE in it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+
+use nfs3_types::nfs3::{self, NFS_PROGRAM, NFS3_FHSIZE, createverf3, nfsstat3, sattr3, set_size3};
+use nfs3_types::rpc::{RPC_VERSION_2, accept_stat_data, msg_type};
+use nfs3_types::{mount, xdr_codec::Pack};
+
+use super::procedure::{MOUNT, OTHER, Procedure, Scope};
+use super::record::{MARK, set_mark};
+use super::reply;
+use super::wire::{Cursor, Malformed};
+
+/// RFC 5531 section 8.2: the body of a credential or verifier.
+const MAX_AUTH: usize = 400;
+/// Linux sends at most 255 bytes; a longer name is rclone's to refuse.
+const MAX_NAME: usize = 4096;
+/// As much of the arguments as goes into the digest that recognises a retransmission: every field but a WRITE's data.
+const DIGESTED: usize = 1024;
+/// MOUNT procedures that tell the server about an unmount (RFC 1813 section 5.2).
+const UMNT: u32 = 3;
+const UMNTALL: u32 = 4;
+
+/// A directory entry or object as a number: equal for equal handles (and names). Different ones can collide, which only
+/// makes two calls wait for each other.
+pub(super) type Key = u64;
+
+/// What one call must be alone on.
+pub(super) type Keys = [Option<Key>; 2];
+
+/// Recognises a retransmission: the transaction id and a digest of the procedure and its arguments.
+pub(super) type Identity = (u32, u64);
+
+/// A call that can be forwarded.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) identity: Identity,
+    pub(super) procedure: &'static Procedure,
+    pub(super) keys: Keys,
+    /// The directory entry it names, for calls that name one: what a LOOKUP asks for, what a CREATE or REMOVE changes, a
+    /// RENAME's target.
+    pub(super) entry: Option<Key>,
+    /// For a CREATE that was rewritten: where its directory handle and name are in the record.
+    pub(super) rewritten: Option<Range<usize>>,
+}
+
+/// What to do with a record that came from the kernel.
+#[derive(Debug)]
+pub(super) enum Inspected {
+    Forward(Plan),
+    /// Answered here, with this record.
+    Answer(Vec<u8>),
+    /// Not a call at all: the stream can't be trusted any more.
+    Close(Malformed),
+}
+
+/// Looks into a record and rewrites it where it must be.
+pub(super) fn inspect(record: &mut [u8]) -> Inspected {
+    let mut cursor = Cursor::new(record, MARK);
+    let xid = match call_xid(&mut cursor) {
+        Ok(xid) => xid,
+        Err(malformed) => return Inspected::Close(malformed),
+    };
+    match look(xid, cursor) {
+        Ok(Look::Answer(answer)) => Inspected::Answer(answer),
+        Ok(Look::Forward { plan, guard }) => {
+            if let Some(mode) = guard {
+                record[mode..mode + 4].copy_from_slice(&GUARDED.to_be_bytes());
+            }
+            Inspected::Forward(plan)
+        }
+        Err(malformed) => {
+            tracing::warn!(xid, %malformed, "refused an NFS call that could not be understood");
+            Inspected::Answer(reply::accepted(xid, accept_stat_data::GARBAGE_ARGS))
+        }
+    }
+}
+
+/// `createmode3` (RFC 1813 section 3.3.8).
+const UNCHECKED: u32 = 0;
+const GUARDED: u32 = 1;
+const EXCLUSIVE: u32 = 2;
+
+enum Look {
+    Answer(Vec<u8>),
+    /// `guard`: where the create mode is that must become GUARDED.
+    Forward {
+        plan: Plan,
+        guard: Option<usize>,
+    },
+}
+
+fn call_xid(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
+    let xid = cursor.value("xid")?;
+    let at = cursor.at();
+    match cursor.value("message type")? {
+        msg_type::CALL => Ok(xid),
+        msg_type::REPLY => Err(Malformed { what: "call", at }),
+    }
+}
+
+fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
+    if cursor.value::<u32>("RPC version")? != RPC_VERSION_2 {
+        return Ok(Look::Answer(reply::rpc_mismatch(xid)));
+    }
+    let program: u32 = cursor.value("program")?;
+    let version: u32 = cursor.value("version")?;
+    let number: u32 = cursor.value("procedure")?;
+    for what in ["credential", "verifier"] {
+        cursor.value::<u32>(what)?;
+        cursor.opaque(MAX_AUTH, what)?;
+    }
+    let arguments = cursor.rest();
+    let identity = (
+        xid,
+        digest(&(
+            program,
+            number,
+            arguments.len(),
+            &arguments[..arguments.len().min(DIGESTED)],
+        )),
+    );
+    let plan = |procedure| Plan {
+        identity,
+        procedure,
+        keys: [None; 2],
+        entry: None,
+        rewritten: None,
+    };
+
+    match program {
+        nfs3::PROGRAM if version != nfs3::VERSION => {
+            // rclone's server does not look at the version: another one's procedure 8 would be a CREATE to it.
+            let only = accept_stat_data::PROG_MISMATCH {
+                low: nfs3::VERSION,
+                high: nfs3::VERSION,
+            };
+            Ok(Look::Answer(reply::accepted(xid, only)))
+        }
+        nfs3::PROGRAM => match NFS_PROGRAM::try_from(number) {
+            Ok(procedure) => look_nfs(xid, cursor, procedure, plan(Procedure::of(procedure))),
+            Err(_) => Ok(Look::Answer(reply::accepted(xid, accept_stat_data::PROC_UNAVAIL))),
+        },
+        // On this call `rclone nfsmount` exits at once and drops its queue of uploads.
+        mount::PROGRAM if number == UMNT || number == UMNTALL => {
+            Ok(Look::Answer(reply::accepted(xid, accept_stat_data::SUCCESS)))
+        }
+        mount::PROGRAM => Ok(Look::Forward {
+            plan: plan(&MOUNT),
+            guard: None,
+        }),
+        _ => Ok(Look::Forward {
+            plan: plan(&OTHER),
+            guard: None,
+        }),
+    }
+}
+
+fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Plan) -> Result<Look, Malformed> {
+    let mut guard = None;
+    match plan.procedure.scope {
+        Scope::Free => {}
+        Scope::Object => plan.keys = [Some(digest(handle(&mut cursor)?)), None],
+        Scope::FreeEntry => plan.entry = Some(entry(&mut cursor)?.1),
+        Scope::Entry => {
+            let start = cursor.at();
+            let (directory, entry) = entry(&mut cursor)?;
+            plan.keys = [Some(directory), None];
+            plan.entry = Some(entry);
+            if number == NFS_PROGRAM::NFSPROC3_CREATE {
+                let named = start..cursor.at();
+                match create_mode(&mut cursor)? {
+                    CreateMode::Exclusive => {
+                        // rclone's server answers just this, with an error in its log. The kernel then sends GUARDED.
+                        let refusal = reply::failure(xid, plan.procedure, nfsstat3::NFS3ERR_NOTSUPP);
+                        return Ok(Look::Answer(refusal));
+                    }
+                    CreateMode::AsItIs => {}
+                    CreateMode::MustNotTruncate => {
+                        guard = Some(named.end);
+                        plan.rewritten = Some(named);
+                    }
+                }
+            }
+        }
+        Scope::TwoEntries => {
+            let (from, _) = entry(&mut cursor)?;
+            let (to, entry) = entry(&mut cursor)?;
+            plan.keys = [Some(from), Some(to).filter(|to| *to != from)];
+            plan.entry = Some(entry);
+        }
+        Scope::Link => {
+            let file = digest(handle(&mut cursor)?);
+            let (directory, entry) = entry(&mut cursor)?;
+            plan.keys = [Some(file), Some(directory).filter(|directory| *directory != file)];
+            plan.entry = Some(entry);
+        }
+    }
+    Ok(Look::Forward { plan, guard })
+}
+
+enum CreateMode {
+    /// UNCHECKED without a size of 0.
+    MustNotTruncate,
+    /// GUARDED, or UNCHECKED with a size of 0.
+    AsItIs,
+    Exclusive,
+}
+
+/// Reads `createhow3`, to its last byte.
+fn create_mode(cursor: &mut Cursor<'_>) -> Result<CreateMode, Malformed> {
+    let at = cursor.at();
+    let mode = match cursor.value::<u32>("create mode")? {
+        EXCLUSIVE => {
+            cursor.value::<createverf3>("create verifier")?;
+            CreateMode::Exclusive
+        }
+        mode @ (UNCHECKED | GUARDED) => {
+            let attributes: sattr3 = cursor.value("attributes")?;
+            let empties = matches!(attributes.size, set_size3::Some(0));
+            if mode == UNCHECKED && !empties {
+                CreateMode::MustNotTruncate
+            } else {
+                CreateMode::AsItIs
+            }
+        }
+        _ => {
+            return Err(Malformed {
+                what: "create mode",
+                at,
+            });
+        }
+    };
+    if cursor.rest().is_empty() {
+        Ok(mode)
+    } else {
+        Err(Malformed {
+            what: "end of the call",
+            at: cursor.at(),
+        })
+    }
+}
+
+fn handle<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Malformed> {
+    cursor.opaque(NFS3_FHSIZE, "file handle")
+}
+
+/// Reads `diropargs3`: the keys of the directory and of the entry in it.
+fn entry(cursor: &mut Cursor<'_>) -> Result<(Key, Key), Malformed> {
+    let directory = handle(cursor)?;
+    let name = cursor.opaque(MAX_NAME, "file name")?;
+    Ok((digest(directory), digest(&(directory, name))))
+}
+
+fn digest<T: Hash + ?Sized>(value: &T) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The LOOKUP of what a rewritten CREATE names, with the same transaction id and credential: `diropargs3` is all of
+/// LOOKUP's arguments and the first of CREATE's.
+pub(super) fn lookup_for(create: &[u8], named: &Range<usize>) -> Vec<u8> {
+    // Mark, xid, message type, RPC version, program and version come before the procedure.
+    const PROCEDURE: usize = MARK + 5 * 4;
+    let mut lookup = create[..named.end].to_vec();
+    lookup[PROCEDURE..PROCEDURE + 4].copy_from_slice(&(NFS_PROGRAM::NFSPROC3_LOOKUP as u32).to_be_bytes());
+    set_mark(&mut lookup);
+    lookup
+}
+
+/// Appends an XDR value; into memory that can't fail.
+pub(super) fn pack(value: &impl Pack, into: &mut Vec<u8>) {
+    let packed = value.pack(into);
+    debug_assert!(packed.is_ok(), "packing into memory failed: {packed:?}");
+}

@@ -1,0 +1,12 @@
+//! The guard between a client and a server that are both played here, over real sockets.
+
+mod any_bytes;
+mod content;
+mod control;
+mod messages;
+mod paths;
+mod rig;
+
+use super::call as calls;
+use messages::*;
+use rig::*;

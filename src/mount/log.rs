@@ -1,0 +1,245 @@
+//! rclone's log lines become events of ours: target `rclone`, the level it gave, at a bounded rate.
+//!
+//! The pipe must always be read: a full pipe would stop rclone in the middle of an upload. So this task reads whatever
+//! comes, and only what it passes on is limited. It also keeps the last serious lines, to say why rclone ended.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+
+use super::tombstones::Tombstones;
+
+/// Longer lines are cut into pieces of this many bytes.
+const LINE_MAX: u64 = 16 * 1024;
+
+/// Lines passed on at once and per second.
+const BURST: f64 = 200.0;
+const RATE: f64 = 20.0;
+
+/// Serious lines kept.
+const TAIL: usize = 8;
+
+/// What rclone said so far that still matters.
+#[derive(Debug, Clone, Default)]
+pub struct LogTail {
+    tail: Arc<Mutex<Tail>>,
+    tombstones: Tombstones,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    serious: VecDeque<String>,
+    upload_failures: u64,
+}
+
+impl LogTail {
+    /// Deletions found in the log go to `tombstones`.
+    pub(super) fn new(tombstones: Tombstones) -> LogTail {
+        LogTail {
+            tail: Arc::default(),
+            tombstones,
+        }
+    }
+
+    /// The last lines that were errors, or no JSON at all (usage errors), oldest first.
+    #[must_use]
+    pub fn serious(&self) -> Vec<String> {
+        self.with(|tail| tail.serious.iter().cloned().collect())
+    }
+
+    /// Upload attempts that failed since the start.
+    #[must_use]
+    pub fn upload_failures(&self) -> u64 {
+        self.with(|tail| tail.upload_failures)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
+        work(&mut self.tail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note(&self, line: &Line) {
+        self.tombstones
+            .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
+        self.with(|tail| {
+            if line.message.contains("vfs cache: failed to upload try") {
+                tail.upload_failures += 1;
+            }
+            if line.level >= Level::Error {
+                if tail.serious.len() == TAIL {
+                    tail.serious.pop_front();
+                }
+                tail.serious.push_back(line.message.clone());
+            }
+        });
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+#[derive(Debug, PartialEq)]
+struct Line {
+    level: Level,
+    message: String,
+    object: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Json {
+    level: String,
+    msg: String,
+    object: Option<String>,
+}
+
+/// Reads lines until the pipe is closed. Runs as a task of its own.
+pub(super) async fn forward(pipe: impl AsyncRead + Unpin, tail: LogTail) {
+    let mut reader = BufReader::new(pipe);
+    let mut limit = Limit {
+        tokens: BURST,
+        last: Instant::now(),
+        dropped: 0,
+    };
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        match (&mut reader).take(LINE_MAX).read_until(b'\n', &mut bytes).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        if let Some(line) = parse(text.trim_end()) {
+            tail.note(&line);
+            if limit.allows(Instant::now()) {
+                emit(&line, std::mem::take(&mut limit.dropped));
+            }
+        }
+    }
+}
+
+fn emit(line: &Line, dropped: u64) {
+    if dropped > 0 {
+        tracing::warn!(target: "rclone", dropped, "too many log lines: some were left out");
+    }
+    let (object, message) = (line.object.as_deref(), line.message.as_str());
+    match line.level {
+        Level::Debug => tracing::debug!(target: "rclone", object, "{message}"),
+        Level::Info => tracing::info!(target: "rclone", object, "{message}"),
+        Level::Warning => tracing::warn!(target: "rclone", object, "{message}"),
+        Level::Error => tracing::error!(target: "rclone", object, "{message}"),
+    }
+}
+
+/// One line, or `None` for what is harmless at every mount.
+fn parse(text: &str) -> Option<Line> {
+    // The kernel asks every NFS server for ACLs (program 100227); rclone has none, and logs an error.
+    if text.is_empty() || text.contains("No handler for 100227") {
+        return None;
+    }
+    let Ok(json) = serde_json::from_str::<Json>(text) else {
+        // Usage errors and Go panics are plain text.
+        return Some(Line {
+            level: Level::Error,
+            message: text.to_owned(),
+            object: None,
+        });
+    };
+    let level = match json.level.as_str() {
+        "debug" | "info" => Level::Debug,
+        "notice" => Level::Info,
+        "warning" => Level::Warning,
+        _ => Level::Error,
+    };
+    // A refused remote-control call is ours, and whoever made it reports it.
+    let echo = json.msg.starts_with("rc: \"") || json.msg.starts_with("error listing");
+    // The kernel asks by its old handle once when a file was renamed over or removed, and then by name.
+    let echo = echo || json.msg.starts_with("Stale handle");
+    let message = json.msg.trim_end().to_owned();
+    Some(Line {
+        level: if echo { Level::Debug } else { level },
+        message,
+        object: json.object,
+    })
+}
+
+/// A token bucket.
+struct Limit {
+    tokens: f64,
+    last: Instant,
+    dropped: u64,
+}
+
+impl Limit {
+    fn allows(&mut self, now: Instant) -> bool {
+        let earned = now.saturating_duration_since(self.last).as_secs_f64() * RATE;
+        self.tokens = (self.tokens + earned).min(BURST);
+        self.last = now;
+        if self.tokens < 1.0 {
+            self.dropped += 1;
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn levels_are_mapped_and_noise_is_dropped() {
+        let line = |level: &str, msg: &str| {
+            parse(
+                &serde_json::json!({ "time": "t", "level": level, "msg": msg, "object": "a.md", "source": "x.go:1" })
+                    .to_string(),
+            )
+        };
+        assert_eq!(line("notice", "hello\n").unwrap().level, Level::Info);
+        assert_eq!(line("critical", "Fatal error: x").unwrap().level, Level::Error);
+        assert_eq!(line("info", "x").unwrap().object.as_deref(), Some("a.md"));
+        assert_eq!(line("error", "No handler for 100227.0"), None);
+        assert_eq!(
+            line("error", "rc: \"operations/list\": error: x").unwrap().level,
+            Level::Debug
+        );
+        assert_eq!(line("error", "Stale handle \"x\": gone").unwrap().level, Level::Debug);
+        assert_eq!(parse("Error: unknown flag: --x").unwrap().level, Level::Error);
+        assert_eq!(parse(""), None);
+    }
+
+    #[tokio::test]
+    async fn serious_lines_and_failed_uploads_are_kept() {
+        let failed =
+            r#"{"level":"error","msg":"vfs cache: failed to upload try #1, will retry in 2s: x","object":"a"}"#;
+        let text = format!("{failed}\n{{\"level\":\"info\",\"msg\":\"fine\"}}\nplain words\nunterminated");
+        let tail = LogTail::default();
+        forward(text.as_bytes(), tail.clone()).await;
+        assert_eq!(tail.upload_failures(), 1);
+        let serious = tail.serious();
+        assert_eq!(serious.len(), 3);
+        assert_eq!(serious[1..], ["plain words", "unterminated"]);
+    }
+
+    #[test]
+    fn a_flood_is_limited_and_recovers() {
+        let start = Instant::now();
+        let mut limit = Limit {
+            tokens: BURST,
+            last: start,
+            dropped: 0,
+        };
+        let passed = (0..1000).filter(|_| limit.allows(start)).count();
+        assert_eq!((passed, limit.dropped), (200, 800));
+        assert!(limit.allows(start + Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,340 @@
+//! Saves writes that rclone would throw away because it was killed at a bad moment.
+//!
+//! rclone describes each cached file in a metadata file. When rclone is killed (memory, a crash of the machine), that
+//! description can be wrong in three ways, and each costs an acknowledged write at the next start. All were seen with
+//! 1.75.2 on FUSE, where the kernel tells rclone of a `close` only after the program has gone on.
+//!
+//! * It is empty: rclone empties it and writes it anew. The next rclone **deletes the cached file**.
+//! * It is old: what was written since it was saved is not in its list of cached ranges. The next rclone **downloads the
+//!   old content of these ranges over the new one**, or, without an old one, cannot read the file until it is sent.
+//! * It lies under the file's former name: a rename is two renames. The next rclone deletes both halves.
+//!
+//! So before each start:
+//!
+//! * what a file has beyond the length in its description counts as written here, because nothing else can have put it
+//!   there (a file that was emptied has length 0 in it, so all of it counts);
+//! * all of a file counts so when the description names no object that it could have come from;
+//! * a file whose description lies under another name gets it back;
+//! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
+//! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone.
+//!
+//! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::{Whence, lseek};
+use serde_json::{Value, json};
+
+use super::mountinfo::REMOTE;
+use super::pending::{Meta, Range, read_meta, walk};
+
+/// rclone gives a cached file its modification time in whole nanoseconds; file systems may keep less.
+const SAME_TIME: Duration = Duration::from_millis(2);
+
+/// What was done. Names are paths in the bucket.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Mended {
+    /// Will be sent (again).
+    pub requeued: Vec<String>,
+    /// Moved to `rescued/`.
+    pub set_aside: Vec<String>,
+}
+
+/// Makes the metadata of `bucket` whole. No rclone may run on this cache.
+pub(super) fn mend(cache_dir: &Path, bucket: &str) -> io::Result<Mended> {
+    let files = cache_dir.join("vfs").join(REMOTE).join(bucket);
+    let metas = cache_dir.join("vfsMeta").join(REMOTE).join(bucket);
+    let mut mended = Mended::default();
+    let moved = moved(&files, &metas)?;
+    let mut broken = Vec::new();
+    walk(&files, &mut |file, name| {
+        let described = read_meta(&metas.join(&name))?;
+        if let Some(meta) = described.as_ref().filter(|meta| meta.dirty)
+            && correct(cache_dir, &metas.join(&name), meta, fs::symlink_metadata(file)?.len())?
+        {
+            mended.requeued.push(name);
+            return Ok(());
+        }
+        if described.as_ref().is_none_or(|meta| !meta.dirty) {
+            let found = fs::symlink_metadata(file)?;
+            if let Some(old) = moved.iter().find(|old| old.is(&found)) {
+                fs::create_dir_all(metas.join(&name).parent().unwrap_or(&metas))?;
+                fs::rename(&old.path, metas.join(&name))?;
+                mended.requeued.push(name);
+            } else if described.is_none() {
+                broken.push((file.to_owned(), name));
+            }
+        }
+        Ok(())
+    })?;
+    for (file, name) in broken {
+        let meta = fs::metadata(&file)?;
+        if meta.len() == 0 {
+            continue;
+        }
+        if is_complete(&file, meta.len())? {
+            describe(cache_dir, &metas.join(&name), &meta)?;
+            mended.requeued.push(name);
+        } else {
+            let aside = cache_dir
+                .join("rescued")
+                .join(format!("{:016x}", fastrand::u64(..)))
+                .join(&name);
+            fs::create_dir_all(aside.parent().unwrap_or(cache_dir))?;
+            fs::rename(&file, aside)?;
+            mended.set_aside.push(name);
+        }
+    }
+    Ok(mended)
+}
+
+/// Metadata of an unsent file that is not there under this name.
+struct Moved {
+    path: PathBuf,
+    length: u64,
+    modified: jiff::Timestamp,
+}
+
+impl Moved {
+    /// Is this the file it describes? Length and modification time together name a file well enough.
+    fn is(&self, file: &fs::Metadata) -> bool {
+        let modified = file
+            .modified()
+            .ok()
+            .and_then(|time| jiff::Timestamp::try_from(time).ok());
+        let difference = modified.map(|time| (time.as_nanosecond() - self.modified.as_nanosecond()).unsigned_abs());
+        file.len() == self.length && difference.is_some_and(|nanoseconds| nanoseconds < SAME_TIME.as_nanos())
+    }
+}
+
+fn moved(files: &Path, metas: &Path) -> io::Result<Vec<Moved>> {
+    let mut found = Vec::new();
+    walk(metas, &mut |path, name| {
+        if let Some(Meta {
+            dirty: true,
+            size,
+            mod_time,
+            ..
+        }) = read_meta(path)?
+            && let (Ok(length @ 1..), Ok(time)) = (u64::try_from(size), mod_time.parse::<jiff::Timestamp>())
+            && matches!(fs::symlink_metadata(files.join(&name)), Err(error) if error.kind() == ErrorKind::NotFound)
+        {
+            found.push(Moved {
+                path: path.to_owned(),
+                length,
+                modified: time,
+            });
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Has the file no holes? A file system that knows none says so too.
+fn is_complete(path: &Path, length: u64) -> io::Result<bool> {
+    let hole = lseek(File::open(path)?, 0, Whence::SeekHole)?;
+    Ok(u64::try_from(hole).is_ok_and(|hole| hole >= length))
+}
+
+/// Corrects the description of a dirty file of `length` bytes. Was there anything to correct?
+fn correct(cache_dir: &Path, path: &Path, meta: &Meta, length: u64) -> io::Result<bool> {
+    let described = meta.ranges.clone().unwrap_or_default();
+    let ranges = written_here(meta, described.clone(), length);
+    if ranges == described {
+        return Ok(false);
+    }
+    let mut whole: Value = serde_json::from_slice(&fs::read(path)?)?;
+    whole["Rs"] = serde_json::to_value(ranges)?;
+    whole["Size"] = length.into();
+    replace(cache_dir, path, &whole)?;
+    Ok(true)
+}
+
+/// The ranges of the cached file that are real. rclone keeps them sorted, and never two side by side.
+fn written_here(meta: &Meta, mut ranges: Vec<Range>, length: u64) -> Vec<Range> {
+    let start = if meta.fingerprint.is_empty() {
+        0
+    } else {
+        u64::try_from(meta.size).unwrap_or(0)
+    };
+    if length <= start {
+        return ranges;
+    }
+    ranges.retain(|range| range.pos < start);
+    match ranges.last_mut() {
+        Some(last) if last.pos + last.size >= start => last.size = length - last.pos,
+        _ => ranges.push(Range {
+            pos: start,
+            size: length - start,
+        }),
+    }
+    ranges
+}
+
+/// Writes metadata that says: all of this file is there, and none of it was sent.
+fn describe(cache_dir: &Path, path: &Path, file: &fs::Metadata) -> io::Result<()> {
+    let time = jiff::Timestamp::try_from(file.modified()?)
+        .map_err(io::Error::other)?
+        .to_string();
+    let meta = json!({
+        "ModTime": time,
+        "ATime": time,
+        "Size": file.len(),
+        "Rs": [Range { pos: 0, size: file.len() }],
+        "Fingerprint": "",
+        "Dirty": true,
+    });
+    replace(cache_dir, path, &meta)
+}
+
+fn replace(cache_dir: &Path, path: &Path, meta: &Value) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let fresh = cache_dir.join("mending");
+    fs::write(&fresh, meta.to_string())?;
+    fs::rename(fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+
+    use super::super::pending::unsent;
+    use super::*;
+
+    struct Cache(tempfile::TempDir);
+
+    impl Cache {
+        fn file(&self, name: &str) -> PathBuf {
+            self.at("vfs", name)
+        }
+
+        fn meta(&self, name: &str) -> PathBuf {
+            self.at("vfsMeta", name)
+        }
+
+        fn at(&self, tree: &str, name: &str) -> PathBuf {
+            let path = self.0.path().join(tree).join(REMOTE).join("notes").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            path
+        }
+
+        fn mend(&self) -> Mended {
+            mend(self.0.path(), "notes").unwrap()
+        }
+
+        fn unsent(&self) -> Vec<String> {
+            unsent(self.0.path(), "notes")
+                .unwrap()
+                .into_iter()
+                .map(|file| file.name)
+                .collect()
+        }
+    }
+
+    fn cache() -> Cache {
+        Cache(tempfile::tempdir().unwrap())
+    }
+
+    #[test]
+    fn a_file_with_torn_or_no_metadata_is_sent() {
+        let cache = cache();
+        fs::write(cache.file("sub/torn.md"), "acknowledged").unwrap();
+        fs::write(cache.meta("sub/torn.md"), "").unwrap();
+        fs::write(cache.file("bare.md"), "acknowledged").unwrap();
+        let mut mended = cache.mend();
+        mended.requeued.sort();
+        assert_eq!(mended.requeued, ["bare.md", "sub/torn.md"]);
+        assert_eq!(cache.unsent(), ["bare.md", "sub/torn.md"]);
+        assert_eq!(cache.mend(), Mended::default(), "once is enough");
+    }
+
+    #[test]
+    fn whole_metadata_is_left_alone() {
+        let cache = cache();
+        fs::write(cache.file("clean.md"), "sent").unwrap();
+        let clean = r#"{"ModTime":"2026-11-23T18:13:12Z","ATime":"2026-11-23T18:13:12Z","Size":4,"Rs":null,"Fingerprint":"4","Dirty":false}"#;
+        fs::write(cache.meta("clean.md"), clean).unwrap();
+        assert_eq!(cache.mend(), Mended::default());
+        assert_eq!(fs::read_to_string(cache.meta("clean.md")).unwrap(), clean);
+    }
+
+    #[test]
+    fn what_was_written_since_the_description_was_saved_counts_as_local() {
+        let cache = cache();
+        let meta = |size: u64, ranges: Value, fingerprint: &str| {
+            let time = "2026-11-23T18:13:12Z";
+            json!({ "ModTime": time, "ATime": time, "Size": size, "Rs": ranges, "Fingerprint": fingerprint, "Dirty": true })
+        };
+        let range = |pos: u64, size: u64| json!({ "Pos": pos, "Size": size });
+        let all = json!([range(0, 12)]);
+        let cases = [
+            ("overwritten.md", meta(0, Value::Null, "26,x"), all.clone()),
+            ("appended.md", meta(5, json!([range(0, 5)]), "26,x"), all.clone()),
+            (
+                "partly.md",
+                meta(5, json!([range(1, 2)]), "26,x"),
+                json!([range(1, 2), range(5, 7)]),
+            ),
+            ("new.md", meta(12, json!([range(0, 3), range(9, 3)]), ""), all),
+        ];
+        for (name, text, _) in &cases {
+            fs::write(cache.file(name), "acknowledged").unwrap();
+            fs::write(cache.meta(name), text.to_string()).unwrap();
+        }
+        assert_eq!(cache.mend().requeued.len(), cases.len());
+        for (name, before, wanted) in &cases {
+            let found: Value = serde_json::from_slice(&fs::read(cache.meta(name)).unwrap()).unwrap();
+            let after = (&found["Rs"], &found["Size"], &found["Fingerprint"]);
+            assert_eq!(after, (wanted, &json!(12), &before["Fingerprint"]), "{name}");
+        }
+        assert_eq!(cache.mend(), Mended::default(), "once is enough");
+    }
+
+    #[test]
+    fn a_half_done_rename_over_a_sent_file_is_finished() {
+        let cache = cache();
+        fs::write(cache.file("note.md"), "sent").unwrap();
+        describe(
+            cache.0.path(),
+            &cache.meta("note.md"),
+            &fs::metadata(cache.file("note.md")).unwrap(),
+        )
+        .unwrap();
+        let sent = fs::read_to_string(cache.meta("note.md"))
+            .unwrap()
+            .replace("true", "false");
+        fs::write(cache.meta("note.md"), sent).unwrap();
+        fs::write(cache.file("note.tmp"), "newer content").unwrap();
+        describe(
+            cache.0.path(),
+            &cache.meta("note.tmp"),
+            &fs::metadata(cache.file("note.tmp")).unwrap(),
+        )
+        .unwrap();
+        fs::rename(cache.file("note.tmp"), cache.file("note.md")).unwrap();
+        assert_eq!(cache.mend().requeued, ["note.md"]);
+        assert_eq!(cache.unsent(), ["note.md"]);
+        assert!(!cache.meta("note.tmp").exists());
+    }
+
+    #[test]
+    fn a_file_with_holes_is_set_aside_and_an_empty_one_left() {
+        let cache = cache();
+        let mut partly = File::create(cache.file("partly.bin")).unwrap();
+        partly.seek(SeekFrom::Start(1 << 20)).unwrap();
+        partly.write_all(b"the end").unwrap();
+        fs::write(cache.file("empty.md"), "").unwrap();
+        let mended = cache.mend();
+        assert_eq!(
+            (mended.requeued.len(), mended.set_aside),
+            (0, vec!["partly.bin".to_owned()])
+        );
+        assert!(!cache.file("partly.bin").exists() && cache.file("empty.md").exists());
+        assert_eq!(fs::read_dir(cache.0.path().join("rescued")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,366 @@
+//! One life of the mounter: start rclone, watch it, stop it.
+//!
+//! rclone runs in a process group of its own (its helpers `mount.nfs` and `fusermount3` die with it), with an environment
+//! of its own and no controlling end: if we die, it goes on serving and uploading, and the next start finds it by its
+//! lock. A task owns the child and publishes its exit; so a `Session` is a cheap handle that any task may use at any time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, geteuid};
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::barrier::Barrier;
+use super::claim::Claim;
+use super::command::{self, NfsPorts, RunFiles, Spec};
+use super::error::MountError;
+use super::guard::{Handle, Observer};
+use super::health::Memory;
+use super::link::Link;
+use super::log::{self, LogTail};
+use super::mend;
+use super::prober::Prober;
+use super::queue::Tracker;
+use super::rc::Rc;
+use super::tombstones::Tombstones;
+use super::unmount::{self, Extent};
+use crate::config::Mount;
+use crate::core::event::Driver;
+use crate::credentials::Storage;
+
+/// What a mounter is started with.
+#[derive(Clone)]
+pub struct Plan {
+    /// `mount.*`
+    pub mount: Mount,
+    /// The bucket and its key.
+    pub storage: Storage,
+    /// Chosen by [`super::choose`].
+    pub driver: Driver,
+    /// Owner of all files: the app's user.
+    pub uid: u32,
+    /// Group of all files.
+    pub gid: u32,
+    /// Where deletions are remembered until the bucket has carried them out.
+    pub tombstones: Tombstones,
+    /// How readily the kernel kills rclone for memory (-1000 to 1000, proc_pid_oom_score_adj(5)); `None` inherits ours.
+    pub oom_score_adj: Option<i16>,
+    /// Is told of every operation on an NFS mount. (On FUSE nothing of ours sees them.)
+    pub observer: Arc<dyn Observer>,
+}
+
+/// One life of the mounter. Clones are handles to the same life.
+#[derive(Debug, Clone)]
+pub struct Session(pub(super) Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) driver: Driver,
+    pub(super) path: PathBuf,
+    pub(super) cache_dir: PathBuf,
+    pub(super) bucket: String,
+    pub(super) write_back: Duration,
+    pub(super) started: Instant,
+    pub(super) rc: Rc,
+    pub(super) prober: Arc<Prober>,
+    pub(super) barrier: Arc<Barrier>,
+    pub(super) log: LogTail,
+    pub(super) link: Option<Link>,
+    pub(super) tracker: Mutex<Tracker>,
+    pub(super) memory: Mutex<Memory>,
+    pid: u32,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    run: RunFiles,
+    handles: Option<PathBuf>,
+}
+
+impl Session {
+    /// Starts rclone for `plan` on what `claim` holds. Returns as soon as the process runs; see [`Session::ready`].
+    ///
+    /// # Errors
+    /// When the configuration cannot be written, a port is missing, the cache is in use, a dead mount would not go or
+    /// rclone cannot be executed.
+    pub async fn launch(claim: &Claim, plan: Plan) -> Result<Session, MountError> {
+        let started = Instant::now();
+        let lock = claim.mounter_lock().await?;
+        // A mount of a mounter that died would come back from under the new one.
+        let extent = Extent {
+            keep_barrier: true,
+            patience: Duration::ZERO,
+        };
+        unmount::clear(&claim.path, &claim.prober, extent).await?;
+        let run = RunFiles::below(&plan.mount.run_dir)?;
+        write_configuration(&run, &plan.storage)?;
+        let mount = Mount {
+            cache_dir: claim.cache_dir.clone(),
+            ..plan.mount
+        };
+        mend_cache(&mount.cache_dir, &plan.storage.bucket).await?;
+        let (link, handles) = match plan.driver {
+            Driver::Nfs => (
+                Some(Link::open(Arc::clone(&plan.observer)).await?),
+                Some(fresh_handles(&mount.cache_dir)?),
+            ),
+            Driver::Fuse => (None, None),
+        };
+        claim.barrier.open()?;
+        let nfs = link.as_ref().zip(handles.as_deref());
+        let arguments = command::arguments(&Spec {
+            driver: plan.driver,
+            bucket: &plan.storage.bucket,
+            endpoint: &plan.storage.endpoint,
+            path: &claim.path,
+            mount: &mount,
+            run: &run,
+            uid: plan.uid,
+            gid: plan.gid,
+            allow_other: geteuid().is_root() || others_allowed(),
+            nfs: nfs.map(|(link, handles)| NfsPorts {
+                rclone: link.upstream(),
+                guard: link.port(),
+                handles,
+            }),
+        });
+        let log = LogTail::new(plan.tombstones.clone());
+        let mut child = Command::new(&mount.rclone)
+            .args(arguments)
+            .env_clear()
+            .envs(command::environment(std::env::vars_os(), &run))
+            .current_dir("/")
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|source| MountError::Spawn {
+                program: mount.rclone.clone(),
+                source,
+            })?;
+        let pid = child.id().unwrap_or_default();
+        claim.record_mounter(pid);
+        if let Some(score) = plan.oom_score_adj {
+            set_oom_score(pid, score);
+        }
+        if let Some(pipe) = child.stderr.take() {
+            tokio::spawn(log::forward(pipe, log.clone()));
+        }
+        let (publish, exit) = watch::channel(None);
+        tokio::spawn(async move {
+            // Waiting fails only if somebody else reaped the child; then it has ended, and how is lost.
+            let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
+            publish.send_replace(Some(status));
+        });
+        let rc = Rc::new(&run.socket).map_err(|error| MountError::Run {
+            path: run.socket.clone(),
+            source: io::Error::other(error.to_string()),
+        })?;
+        Ok(Session(Arc::new(Inner {
+            driver: plan.driver,
+            path: claim.path.clone(),
+            cache_dir: mount.cache_dir,
+            bucket: plan.storage.bucket,
+            write_back: mount.write_back,
+            started,
+            rc,
+            prober: Arc::clone(&claim.prober),
+            barrier: Arc::clone(&claim.barrier),
+            log,
+            link,
+            tracker: Mutex::default(),
+            memory: Mutex::default(),
+            pid,
+            exit,
+            run,
+            handles,
+        })))
+    }
+
+    /// rclone's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.pid
+    }
+
+    /// How the files are mounted.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.0.driver
+    }
+
+    /// The NFS guard's controls; none on FUSE.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Handle> {
+        self.0.link.as_ref().map(Link::handle)
+    }
+
+    /// Upload attempts that failed in this life.
+    #[must_use]
+    pub fn upload_failures(&self) -> u64 {
+        self.0.log.upload_failures()
+    }
+
+    /// rclone's last serious log lines.
+    #[must_use]
+    pub fn last_words(&self) -> Vec<String> {
+        self.0.log.serious()
+    }
+
+    /// The exit status, when rclone has ended.
+    #[must_use]
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        *self.0.exit.borrow()
+    }
+
+    /// Waits for rclone to end. Cancel safe.
+    pub async fn exited(&self) -> ExitStatus {
+        let mut exit = self.0.exit.clone();
+        // The sender lives until the child is reaped, so an error here cannot be seen before a value.
+        let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        status.unwrap_or_else(|| ExitStatus::from_raw(0xff00))
+    }
+
+    /// Ends rclone: TERM to its group, KILL after `limit`; then removes the key's file and the socket. rclone drops its
+    /// upload queue at once (the files stay in the cache), so drain first.
+    pub async fn terminate(&self, limit: Duration) -> ExitStatus {
+        let status = match self.signal_and_wait(Signal::SIGTERM, limit).await {
+            Some(status) => status,
+            None => {
+                tracing::warn!(pid = self.0.pid, "rclone does not end on SIGTERM: killing it");
+                self.signal_group(Signal::SIGKILL);
+                self.exited().await
+            }
+        };
+        // A helper of rclone (mount.nfs on a silent server) may be left in the group.
+        self.signal_group(Signal::SIGKILL);
+        if let Some(link) = &self.0.link {
+            link.handle().shutdown();
+        }
+        for file in [&self.0.run.config, &self.0.run.socket] {
+            remove(fs::remove_file(file), file);
+        }
+        if let Some(handles) = &self.0.handles {
+            remove(fs::remove_dir_all(handles), handles);
+        }
+        status
+    }
+
+    async fn signal_and_wait(&self, signal: Signal, limit: Duration) -> Option<ExitStatus> {
+        if self.exit_status().is_none() {
+            self.signal_group(signal);
+        }
+        timeout(limit, self.exited()).await.ok()
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        if let Ok(group) = i32::try_from(self.0.pid)
+            && group > 1
+        {
+            // ESRCH: all of them are gone, as wanted.
+            let _ = killpg(Pid::from_raw(group), signal);
+        }
+    }
+}
+
+fn remove(result: io::Result<()>, path: &Path) {
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "left behind");
+    }
+}
+
+/// Saves what a killed rclone would make the next one delete, and says so.
+async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<(), MountError> {
+    let (directory, name) = (cache_dir.to_owned(), bucket.to_owned());
+    let mending = tokio::task::spawn_blocking(move || mend::mend(&directory, &name)).await;
+    let mended = mending
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(|source| MountError::Cache {
+            path: cache_dir.to_owned(),
+            source,
+        })?;
+    if !mended.requeued.is_empty() {
+        let files = mended.requeued.join(", ");
+        tracing::warn!(
+            files,
+            "rclone was killed while it described these files; they are sent (again)"
+        );
+    }
+    if !mended.set_aside.is_empty() {
+        let (files, rescued) = (mended.set_aside.join(", "), cache_dir.join("rescued"));
+        tracing::error!(
+            files,
+            rescued = %rescued.display(),
+            "rclone was killed while it changed these partly cached files; what was cached of them is set aside"
+        );
+    }
+    Ok(())
+}
+
+/// Writes the key's file anew and makes room for the socket: rclone does not start over one that a killed rclone left.
+fn write_configuration(run: &RunFiles, storage: &Storage) -> Result<(), MountError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source: io::Error| MountError::Run { path, source }
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&run.dir)
+        .map_err(failed(&run.dir))?;
+    for file in [&run.socket, &run.config] {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(file)(error)),
+            _ => {}
+        }
+    }
+    let text = command::configuration(storage)?;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&run.config)
+        .and_then(|mut file: File| file.write_all(text.as_bytes()))
+        .map_err(failed(&run.config))
+}
+
+/// An empty directory for the NFS handle cache; earlier ones are removed. On the cache's disk, as it grows with the
+/// number of files. rclone numbers files per process: old handles would lead to other files.
+fn fresh_handles(cache_dir: &Path) -> Result<PathBuf, MountError> {
+    let failed = |source: io::Error| MountError::Cache {
+        path: cache_dir.to_owned(),
+        source,
+    };
+    let parent = cache_dir.join("handles");
+    match fs::remove_dir_all(&parent) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let handles = parent.join(format!("{:016x}", fastrand::u64(..)));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&handles)
+        .map_err(failed)?;
+    Ok(handles)
+}
+
+/// May users other than root make a mount that others can see (fuse.conf in mount.fuse3(8))?
+fn others_allowed() -> bool {
+    fs::read_to_string("/etc/fuse.conf").is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
+fn set_oom_score(pid: u32, score: i16) {
+    if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+        tracing::warn!(%error, score, "rclone's oom_score_adj cannot be set: under memory pressure it may die before the app");
+    }
+}
