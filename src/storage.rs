@@ -1,0 +1,251 @@
+//! The tenant's bucket, asked one cheap question: is it there, does the key open it, and is the network in between?
+//!
+//! `Bucket::probe` lists at most one object. A listing needs the key, the bucket and the network, and its failure
+//! carries an S3 error code in the body; `HeadBucket` answers a bare status, which cannot tell a rejected key from a
+//! wrong clock. The probe changes nothing, so it cannot show that the key may *write*: a write with a condition that
+//! makes it harmless would still be a change, and `check` promises none. A key that may only read shows itself when
+//! the mount's self-test writes its scratch object.
+//!
+//! Requests use path style (`endpoint/bucket`) everywhere, because rclone's provider `Other` does: the probe takes the
+//! road that the mounter will take. Nothing is read from the environment, files or metadata services: the crate
+//! `aws-config`, which does that, is not a dependency.
+//!
+//! The SDK corrects a wrong clock by itself and retries, rclone need not. So the server's `Date` is compared with our
+//! clock on every answer, whether or not the probe succeeded: see [`Bucket::clock_skew`].
+
+mod clock;
+mod error;
+pub(crate) mod network;
+mod object;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use jiff::SignedDuration;
+use secrecy::ExposeSecret;
+
+use crate::credentials;
+pub use error::StorageError;
+pub(crate) use error::describe_skew;
+
+/// How long a request to the bucket may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the TCP connection stands.
+    pub connect: Duration,
+    /// One attempt, connection included.
+    pub attempt: Duration,
+    /// All attempts and the pauses between them.
+    pub operation: Duration,
+    /// How many attempts; at least 1.
+    pub attempts: u32,
+}
+
+impl Timeouts {
+    /// For a start or `check`: two attempts, at most 9 s.
+    pub const START: Timeouts = Timeouts {
+        connect: Duration::from_secs(3),
+        attempt: Duration::from_secs(4),
+        operation: Duration::from_secs(9),
+        attempts: 2,
+    };
+    /// For a probe that is repeated anyway: one attempt, at most 4 s.
+    pub const REPEATED: Timeouts = Timeouts {
+        operation: Duration::from_secs(4),
+        attempts: 1,
+        ..Timeouts::START
+    };
+}
+
+/// What a successful probe saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// From the request to its answer, a new connection and retries included.
+    pub latency: Duration,
+}
+
+/// A bucket and the key that opens it. Cheap to clone: clones share their connections.
+#[derive(Clone)]
+pub struct Bucket {
+    client: Client,
+    target: Target,
+    clock: clock::Watch,
+}
+
+/// Names for messages, and the secrets that must not get into one.
+#[derive(Clone)]
+struct Target {
+    bucket: String,
+    /// Without user information: some people put a password there.
+    endpoint: String,
+    host: String,
+    timeouts: Timeouts,
+    secrets: [secrecy::SecretString; 2],
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("bucket", &self.target.bucket)
+            .field("endpoint", &self.target.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// Prepares the client. Sends nothing; for an `https` endpoint it reads the machine's CA certificates (5 ms).
+    ///
+    /// # Errors
+    /// [`StorageError::NoCertificates`] when an `https` endpoint could never be trusted, and
+    /// [`StorageError::BadEndpoint`] when the endpoint is not an `http(s)` URL.
+    pub fn connect(storage: &credentials::Storage, timeouts: Timeouts) -> Result<Bucket, StorageError> {
+        let endpoint = network::Endpoint::parse(&storage.endpoint).ok_or_else(|| StorageError::BadEndpoint {
+            endpoint: network::without_userinfo(&storage.endpoint),
+        })?;
+        if endpoint.tls {
+            network::certificates().map_err(|reason| StorageError::NoCertificates {
+                endpoint: endpoint.shown.clone(),
+                reason,
+            })?;
+        }
+        let clock = clock::Watch::default();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(storage.region.clone()))
+            .endpoint_url(&storage.endpoint)
+            .force_path_style(true)
+            .credentials_provider(Credentials::new(
+                storage.access_key_id.expose_secret(),
+                storage.secret_access_key.expose_secret(),
+                None,
+                None,
+                "tenant-bundle",
+            ))
+            .http_client(http_client(endpoint.tls))
+            // Optional checksums are an AWS habit that other S3 services answer with 400.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(
+                RetryConfig::standard()
+                    .with_max_attempts(timeouts.attempts.max(1))
+                    .with_initial_backoff(Duration::from_millis(200)),
+            )
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(timeouts.connect)
+                    .operation_attempt_timeout(timeouts.attempt)
+                    .operation_timeout(timeouts.operation)
+                    .build(),
+            )
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled()
+                    .grace_period(timeouts.attempt)
+                    .build(),
+            )
+            .interceptor(clock.clone())
+            .build();
+        Ok(Bucket {
+            client: Client::from_conf(config),
+            target: Target {
+                bucket: storage.bucket.clone(),
+                endpoint: endpoint.shown,
+                host: endpoint.host,
+                timeouts,
+                secrets: [storage.access_key_id.clone(), storage.secret_access_key.clone()],
+            },
+            clock,
+        })
+    }
+
+    /// Asks for a listing of one object: proves key, bucket and network. Returns within `Timeouts::operation`.
+    ///
+    /// # Errors
+    /// A [`StorageError`] that says which of them failed; [`StorageError::exit`] is the exit code it deserves.
+    pub async fn probe(&self) -> Result<Probe, StorageError> {
+        let started = Instant::now();
+        let answer = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.target.bucket)
+            .max_keys(1)
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Probe {
+                latency: started.elapsed(),
+            }),
+            Err(error) => Err(error::classify(&error, &self.target, self.clock_skew())),
+        }
+    }
+
+    /// The bucket's clock minus ours, as the last answer showed it: positive when ours is behind. Correct to about a
+    /// second (the `Date` header has no fractions). `None` until something answered with a date.
+    #[must_use]
+    pub fn clock_skew(&self) -> Option<SignedDuration> {
+        self.clock.skew()
+    }
+
+    /// The bucket's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.target.bucket
+    }
+
+    /// The endpoint, without user information.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.target.endpoint
+    }
+}
+
+/// Plain HTTP needs no certificates, so it also works on a machine that has none.
+fn http_client(tls: bool) -> SharedHttpClient {
+    if tls {
+        Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https()
+    } else {
+        Builder::new().build_http()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(endpoint: &str) -> credentials::Storage {
+        credentials::Storage {
+            bucket: "notes".into(),
+            endpoint: endpoint.into(),
+            region: "auto".into(),
+            access_key_id: "AKIDEXAMPLE".to_owned().into(),
+            secret_access_key: "SECRETEXAMPLE".to_owned().into(),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_url_is_a_configuration_error() {
+        for endpoint in ["", "t3.storage.dev", "ftp://host", "http://", "not a url"] {
+            let error = Bucket::connect(&storage(endpoint), Timeouts::START).unwrap_err();
+            assert_eq!(error.exit(), crate::exit::Exit::Config, "{endpoint}: {error}");
+        }
+    }
+
+    #[test]
+    fn debug_and_messages_show_no_key_and_no_password() {
+        let bucket = Bucket::connect(&storage("http://user:hunter2@127.0.0.1:9000"), Timeouts::START).unwrap();
+        let shown = format!("{bucket:?} {} {}", bucket.endpoint(), bucket.name());
+        for secret in ["AKIDEXAMPLE", "SECRETEXAMPLE", "hunter2"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}
