@@ -1,0 +1,117 @@
+//! Program, arguments, user and environment of the app.
+//!
+//! The app sees nothing of our environment but an allow-list: a key it cannot see is a key it cannot leak.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::process::{Spec, harmless_environment};
+
+/// The app dies first when memory runs out: the mounter holds writes that are not stored, and we bring the app back.
+const OOM_SCORE_ADJ: i32 = 800;
+
+/// What Fly tells about the machine. None of it is secret.
+const PLATFORM: [&str; 8] = [
+    "FLY_APP_NAME",
+    "FLY_MACHINE_ID",
+    "FLY_REGION",
+    "FLY_PRIVATE_IP",
+    "FLY_PUBLIC_IP",
+    "FLY_PROCESS_GROUP",
+    "FLY_VM_MEMORY_MB",
+    "PRIMARY_REGION",
+];
+
+/// Is the app basic-memory, started by us with our arguments?
+#[must_use]
+pub fn is_basic_memory(config: &Config) -> bool {
+    config.app.command.is_empty()
+}
+
+/// The process to start.
+#[must_use]
+pub fn spec(config: &Config) -> Spec {
+    let command: Vec<OsString> = if is_basic_memory(config) {
+        let port = config.app.port.to_string();
+        [
+            "basic-memory",
+            "mcp",
+            "--transport",
+            "streamable-http",
+            "--host",
+            &config.app.host,
+            "--port",
+            &port,
+        ]
+        .map(OsString::from)
+        .into()
+    } else {
+        config.app.command.iter().map(OsString::from).collect()
+    };
+    Spec {
+        name: "app",
+        command,
+        environment: environment(config),
+        user: Some(config.app.user.clone()),
+        oom_score_adj: OOM_SCORE_ADJ,
+        directory: Some(if is_basic_memory(config) {
+            PathBuf::from("/")
+        } else {
+            config.mount.path.clone()
+        }),
+    }
+}
+
+/// Where basic-memory keeps the project `main`: a folder of the mount, so that other projects can be its neighbours
+/// (basic-memory refuses projects inside one another).
+#[must_use]
+pub fn main_project(config: &Config) -> PathBuf {
+    config.mount.path.join("main")
+}
+
+fn environment(config: &Config) -> Vec<(OsString, OsString)> {
+    let mut environment = harmless_environment();
+    let mut set = |name: &str, value: OsString| {
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.into(), value));
+    };
+    for name in PLATFORM {
+        if let Some(value) = std::env::var_os(name) {
+            set(name, value);
+        }
+    }
+    if is_basic_memory(config) {
+        set("HOME", config.app.config_dir.clone().into());
+        set("BASIC_MEMORY_CONFIG_DIR", config.app.config_dir.clone().into());
+        set("BASIC_MEMORY_HOME", main_project(config).into());
+        set("BASIC_MEMORY_PROJECT_ROOT", config.mount.path.clone().into());
+        set("BASIC_MEMORY_NO_PROMOS", "1".into());
+        set("BASIC_MEMORY_AUTO_UPDATE", "false".into());
+        set("PYTHONUNBUFFERED", "1".into());
+        set("FASTMCP_SHOW_SERVER_BANNER", "false".into());
+        // Without its model (not in the image) the first note would wait over a minute for a download.
+        set("HF_HUB_OFFLINE", "1".into());
+        for (name, value) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BASIC_MEMORY_") {
+                set(&name.to_string_lossy(), value);
+            }
+        }
+    } else {
+        set("HOME", "/".into());
+        for name in ["HOME", "USER", "SHELL"] {
+            if let Some(value) = std::env::var_os(name) {
+                set(name, value);
+            }
+        }
+    }
+    for name in &config.app.pass_environment {
+        if let Some(value) = std::env::var_os(name) {
+            set(name, value);
+        }
+    }
+    for (name, value) in &config.app.environment {
+        set(name, value.into());
+    }
+    environment
+}
