@@ -1,0 +1,214 @@
+//! The loop: the world becomes events, `core::step` decides, `effects` carries the actions out.
+//!
+//! One thread, no locks. An effect that takes time is a task that sends its event when it is done; at most one of each
+//! kind is under way because the core asks for one at a time. After every step the snapshot is published; HTTP, metrics
+//! and `status` read nothing else. `/livez` asks this loop itself (`ping`), so it needs no heartbeat and no wake-ups.
+
+mod application;
+mod effects;
+pub mod finish;
+mod mounting;
+mod prepare;
+
+use std::cell::Cell;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::Config;
+use crate::core::action::{Action, Level};
+use crate::core::event::Event;
+use crate::core::health::Clock;
+use crate::core::policy::Policy;
+use crate::core::snapshot::{Phase, Snapshot};
+use crate::core::state::State;
+use crate::core::verdict::Verdict;
+use crate::credentials::Bundle;
+use crate::exit::Exit;
+use crate::ops;
+use effects::Effects;
+
+/// Where the credentials come from.
+pub enum Keys {
+    /// The configured source.
+    Configured,
+    /// Already known: `dev` makes its own.
+    Given(Box<Bundle>),
+}
+
+/// Supervises the tenant until it is stopped or fails for good. Returns with the verdict written. `when_ready` is called
+/// when it is ready for the first time.
+pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static) -> Exit {
+    let config = Arc::new(config);
+    // Before anything else can fail: whoever looks must find out what is wrong from the endpoint too.
+    let listener = match TcpListener::bind(config.health.listen) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let words = format!(
+                "cannot listen on health.listen = {}: {error}. Is another tenant-init running? Stop it or set another address",
+                config.health.listen
+            );
+            return finish::before_the_start(Exit::Machine, &words);
+        }
+    };
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            return finish::before_the_start(Exit::Bug, &format!("cannot receive signals: {error}"));
+        }
+    };
+    let (events, inbox) = mpsc::unbounded_channel();
+    let policy = Policy::new(&config, fastrand::u64(..));
+    let clock = Clock {
+        started: jiff::Timestamp::now(),
+    };
+    let (state, first) = State::start(policy);
+    let (publisher, snapshot) = watch::channel(Arc::new(state.snapshot(Duration::ZERO, &clock)));
+    let metrics = Arc::new(ops::metrics::Metrics::default());
+    let effects = Effects::new(Arc::clone(&config), keys, Arc::clone(&metrics), events);
+    let (ping, pings) = mpsc::channel(16);
+    let server = ops::http::serve(
+        listener,
+        ops::http::Sources {
+            snapshot,
+            metrics: Arc::clone(&metrics),
+            ping,
+            webhook: None,
+        },
+        std::future::pending(),
+    );
+    let server = tokio::task::spawn_local(server);
+    let mut seen = publisher.subscribe();
+    tokio::task::spawn_local(async move {
+        if seen.wait_for(|snapshot| snapshot.ready).await.is_ok() {
+            when_ready();
+        }
+    });
+    let exit = Loop {
+        state,
+        effects,
+        metrics,
+        publisher,
+        clock,
+        zero: Instant::now(),
+        orphans: Cell::default(),
+    }
+    .turn(first, inbox, signals, pings)
+    .await;
+    server.abort();
+    exit
+}
+
+/// The stop signals. All three mean the same (Fly's default is INT, Docker's TERM).
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.quit.recv() => "SIGQUIT",
+        }
+    }
+}
+
+struct Loop {
+    state: State,
+    effects: Effects,
+    metrics: Arc<ops::metrics::Metrics>,
+    publisher: watch::Sender<Arc<Snapshot>>,
+    clock: Clock,
+    zero: Instant,
+    /// Orphans the guardian had reaped at the last look.
+    orphans: Cell<u64>,
+}
+
+impl Loop {
+    async fn turn(
+        mut self,
+        first: Vec<Action>,
+        mut inbox: mpsc::UnboundedReceiver<Event>,
+        mut signals: Signals,
+        mut pings: mpsc::Receiver<oneshot::Sender<()>>,
+    ) -> Exit {
+        let mut actions = first;
+        loop {
+            for action in actions {
+                match action {
+                    Action::Say(level, words) => say(level, &words),
+                    Action::Finish(cause) => {
+                        self.publish();
+                        let stop_seconds = self.state.stop_seconds(self.zero.elapsed());
+                        let verdict = self.effects.finish(&cause, stop_seconds).await;
+                        return self.stopped(&verdict);
+                    }
+                    other => self.effects.perform(other),
+                }
+            }
+            self.publish();
+            let due = self.state.next_deadline().map(|due| self.zero + due);
+            let event = tokio::select! {
+                Some(event) = inbox.recv() => event,
+                name = signals.next() => Event::StopSignal(name),
+                Some(answer) = pings.recv() => {
+                    // A caller that went away needs no answer.
+                    let _ = answer.send(());
+                    actions = Vec::new();
+                    continue;
+                }
+                () = sleep_until(due) => Event::Timer,
+            };
+            actions = self.state.step(event, self.zero.elapsed());
+        }
+    }
+
+    fn publish(&self) {
+        let mut snapshot = self.state.snapshot(self.zero.elapsed(), &self.clock);
+        snapshot.operations = self.metrics.operations.summary();
+        if let Some(total) = crate::init::orphans_reaped() {
+            let new = total.saturating_sub(self.orphans.replace(total));
+            self.metrics.orphans_reaped(new);
+        }
+        self.publisher.send_replace(Arc::new(snapshot));
+    }
+
+    fn stopped(&self, verdict: &Verdict) -> Exit {
+        self.publisher.send_modify(|snapshot| {
+            let mut stopped = (**snapshot).clone();
+            stopped.phase = Phase::Stopped;
+            stopped.ready = false;
+            *snapshot = Arc::new(stopped);
+        });
+        finish::announce(verdict)
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn say(level: Level, words: &str) {
+    match level {
+        Level::Info => tracing::info!(event = "tenant", "{words}"),
+        Level::Warn => tracing::warn!(event = "tenant", "{words}"),
+        Level::Error => tracing::error!(event = "tenant", "{words}"),
+    }
+}

@@ -1,0 +1,146 @@
+//! The app as an effect: start it, wait for its answer, tell when it and its whole group are gone.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::rc::Rc;
+use std::{fs, io};
+
+use nix::sys::signal::Signal;
+
+use crate::app::{command, projects, ready};
+use crate::core::event::{AppEvent, Event, Failure};
+use crate::exit::Exit;
+use crate::process::{self, Ended};
+use crate::supervise::effects::Shared;
+
+/// Starts the app and follows it to its end.
+pub async fn start(shared: Rc<Shared>) {
+    if let Err(failure) = files(&shared).await {
+        return shared.send(Event::App(AppEvent::Failed(failure)));
+    }
+    let spec = command::spec(&shared.config);
+    let (mut child, group) = match process::spawn(&spec) {
+        Ok(started) => started,
+        Err(error) => {
+            let words = format!("cannot start the app {:?}: {error}", spec.command);
+            return shared.send(Event::App(AppEvent::Failed(Failure::new(Exit::Machine, words))));
+        }
+    };
+    shared.app.set(Some(group));
+    let pid = child.id().unwrap_or_default();
+    tracing::info!(
+        event = "app_started",
+        pid,
+        "the app was started: {}",
+        shown(&spec.command)
+    );
+    shared.send(Event::App(AppEvent::Started { pid }));
+
+    let answer = async {
+        // A command of the user's own has no answer to wait for.
+        if command::is_basic_memory(&shared.config) {
+            ready::answered(&shared.config.app.host, shared.config.app.port).await;
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = child.wait() => ended,
+        () = answer => {
+            shared.send(Event::App(AppEvent::Ready));
+            child.wait().await
+        }
+    };
+    let Ended { code, words } = match ended {
+        Ok(status) => Ended::from(status),
+        Err(error) => Ended {
+            code: 255,
+            words: format!("its end could not be observed: {error}"),
+        },
+    };
+    tracing::info!(event = "app_ended", pid, code, "the app's main process ended: {words}");
+    shared.send(Event::App(AppEvent::Exited { code, words }));
+    group.empty().await;
+    shared.app.set(None);
+    shared.send(Event::App(AppEvent::Gone));
+}
+
+fn shown(command: &[std::ffi::OsString]) -> String {
+    command
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Signals the app's whole group.
+pub fn signal(shared: &Shared, signal: Signal) {
+    if let Some(group) = shared.app.get() {
+        group.signal(signal);
+    }
+}
+
+/// basic-memory's directory and its `config.json`, made from what is there and what the bucket remembers.
+async fn files(shared: &Shared) -> Result<(), Failure> {
+    let config = &shared.config;
+    let Some(tenant) = shared.tenant().filter(|_| command::is_basic_memory(config)) else {
+        return Ok(());
+    };
+    let file = config.app.config_dir.join("config.json");
+    let existing = fs::read_to_string(&file).ok();
+    // Without a local file the bucket's list is needed: an app started without it would forget the tenant's projects.
+    let saved = match &existing {
+        Some(_) => None,
+        None => tenant.saved_projects().await?,
+    };
+    let text = projects::config_json(
+        existing.as_deref(),
+        saved.as_ref(),
+        &config.mount.path,
+        &command::main_project(config),
+    );
+    let owner = tenant.owner;
+    let written = make_directory(&config.app.config_dir, owner).and_then(|()| {
+        if existing.as_deref() == Some(text.as_str()) {
+            return Ok(());
+        }
+        let fresh = file.with_extension("json.new");
+        fs::write(&fresh, &text)?;
+        chown_if_root(&fresh, owner)?;
+        fs::rename(&fresh, &file)
+    });
+    written.map_err(|error| {
+        let words = format!(
+            "cannot write {}: {error}. app.config_dir must be a writable local directory",
+            file.display()
+        );
+        Failure::new(Exit::Config, words)
+    })
+}
+
+fn make_directory(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    chown_if_root(path, owner)
+}
+
+fn chown_if_root(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        chown(path, Some(uid), Some(gid))
+    } else {
+        Ok(())
+    }
+}
+
+/// Keeps the list of projects in the bucket if basic-memory changed it.
+pub async fn save_projects(shared: &Shared) {
+    let config = &shared.config;
+    let Some(tenant) = shared.tenant().filter(|_| command::is_basic_memory(config)) else {
+        return;
+    };
+    let Ok(text) = fs::read_to_string(config.app.config_dir.join("config.json")) else {
+        return;
+    };
+    if let Some(saved) = projects::extract(&text, &config.mount.path) {
+        tenant.save_projects(saved).await;
+    }
+}

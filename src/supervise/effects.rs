@@ -1,0 +1,114 @@
+//! Carries actions out. What an effect needs from an earlier one (the bucket, the mount session, the app's process
+//! group) is kept here; what was decided is not: that is the core's.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::core::action::Action;
+use crate::core::event::Event;
+use crate::core::verdict::{Cause, Verdict};
+use crate::mount::{Claim, Session};
+use crate::ops::metrics::Metrics;
+use crate::process::Group;
+use crate::supervise::prepare::Tenant;
+use crate::supervise::{Keys, application, finish, mounting, prepare};
+
+/// What the effects share. One thread: `Rc` and `RefCell`, never borrowed across an await.
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub keys: Keys,
+    pub metrics: Arc<Metrics>,
+    events: mpsc::UnboundedSender<Event>,
+    /// Set once the preconditions hold.
+    pub tenant: RefCell<Option<Rc<Tenant>>>,
+    /// The bucket's name, as soon as the credentials are known.
+    pub bucket: RefCell<Option<String>>,
+    /// The mount, while there is one.
+    pub session: RefCell<Option<Session>>,
+    /// Mountpoint and cache directory, from the first launch to the end.
+    pub claim: RefCell<Option<Rc<Claim>>>,
+    /// Failed uploads at the last look.
+    pub upload_failures: Cell<u64>,
+    /// The app's process group, while it runs.
+    pub app: Cell<Option<Group>>,
+    /// Was the mount ever ready in this life?
+    pub served: Cell<bool>,
+}
+
+impl Shared {
+    /// Tells the core. After the end nobody listens, and that is fine.
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// The tenant. Every action but `Prepare` comes after it was set.
+    pub fn tenant(&self) -> Option<Rc<Tenant>> {
+        self.tenant.borrow().clone()
+    }
+
+    /// The mount, while there is one.
+    pub fn session(&self) -> Option<Session> {
+        self.session.borrow().clone()
+    }
+}
+
+/// See the module.
+pub struct Effects {
+    shared: Rc<Shared>,
+}
+
+impl Effects {
+    pub fn new(config: Arc<Config>, keys: Keys, metrics: Arc<Metrics>, events: mpsc::UnboundedSender<Event>) -> Self {
+        let shared = Shared {
+            config,
+            keys,
+            metrics,
+            events,
+            tenant: RefCell::default(),
+            bucket: RefCell::default(),
+            session: RefCell::default(),
+            claim: RefCell::default(),
+            upload_failures: Cell::default(),
+            app: Cell::default(),
+            served: Cell::default(),
+        };
+        Effects {
+            shared: Rc::new(shared),
+        }
+    }
+
+    /// Starts what `action` asks for; the outcome arrives as events.
+    pub fn perform(&self, action: Action) {
+        let shared = Rc::clone(&self.shared);
+        match action {
+            Action::Prepare => spawn(prepare::prepare(shared)),
+            Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
+            Action::ProbeMount => spawn(mounting::probe(shared)),
+            Action::ProbeStorage => spawn(prepare::probe_storage(shared)),
+            Action::ProbeDatabase => spawn(prepare::probe_database(shared)),
+            Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
+            Action::StartApp => spawn(application::start(shared)),
+            Action::TerminateApp => application::signal(&shared, nix::sys::signal::Signal::SIGTERM),
+            Action::KillApp => application::signal(&shared, nix::sys::signal::Signal::SIGKILL),
+            Action::Sync { within } => spawn(mounting::sync(shared, within)),
+            Action::Unmount { within } => spawn(mounting::unmount(shared, within)),
+            Action::Drain { within } => spawn(mounting::drain(shared, within)),
+            Action::TerminateMounter => spawn(mounting::terminate(shared)),
+            // The loop itself says and finishes.
+            Action::Say(..) | Action::Finish(_) => {}
+        }
+    }
+
+    /// The last effect: what is not stored, and what that means.
+    pub async fn finish(&self, cause: &Cause, stop_seconds: f64) -> Verdict {
+        finish::verdict(&self.shared, cause, stop_seconds).await
+    }
+}
+
+fn spawn(effect: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(effect);
+}

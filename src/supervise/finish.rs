@@ -1,0 +1,123 @@
+//! The verdict: what is not stored, said on stdout, in the exit code, and in a marker beside the cache that the next
+//! start reads.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::core::event::Failure;
+use crate::core::verdict::{Cause, Verdict, decide};
+use crate::exit::Exit;
+use crate::mount::pending;
+use crate::supervise::effects::Shared;
+use crate::supervise::mounting;
+
+fn marker(config: &Config) -> PathBuf {
+    config.mount.cache_dir.join("last-verdict.json")
+}
+
+/// Collects what is not stored. Whatever still runs is left to the guardian; the mount point is cleared if it can be.
+pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdict {
+    // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
+    mounting::release(shared).await;
+    let config = &shared.config;
+    let mut names = shared
+        .bucket
+        .borrow()
+        .as_deref()
+        .map_or_else(Vec::new, |bucket| unsent(config, bucket));
+    if let Some(tenant) = shared.tenant() {
+        names.extend(
+            tenant
+                .tombstones
+                .all()
+                .into_iter()
+                // The self-test's scratch files are nobody's data.
+                .filter(|(name, _)| !name.starts_with(".tenant-init/"))
+                .map(|(name, _)| format!("{name} (to be deleted)")),
+        );
+        if let Err(error) = tenant.tombstones.save(&config.mount.cache_dir)
+            && config.mount.cache_dir.is_dir()
+        {
+            tracing::error!(
+                event = "tombstones",
+                "cannot keep the list of deletions for the next start: {error}"
+            );
+        }
+    }
+    let verdict = decide(cause, shared.served.get(), names, 0, stop_seconds);
+    write_marker(config, &verdict);
+    verdict
+}
+
+fn write_marker(config: &Config, verdict: &Verdict) {
+    let file = marker(config);
+    let fresh = file.with_extension("json.new");
+    let written = serde_json::to_vec(verdict)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| fs::write(&fresh, bytes))
+        .and_then(|()| fs::rename(&fresh, &file));
+    // Without a cache directory there is nothing the next start could have to finish.
+    if let Err(error) = written
+        && config.mount.cache_dir.is_dir()
+    {
+        tracing::warn!(event = "marker", "cannot write {}: {error}", file.display());
+    }
+}
+
+/// Names of the files in the cache that are not in `bucket`.
+fn unsent(config: &Config, bucket: &str) -> Vec<String> {
+    match pending::unsent(&config.mount.cache_dir, bucket) {
+        Ok(files) => files.into_iter().map(|file| file.name).collect(),
+        Err(error) => {
+            tracing::error!(event = "cache_unreadable", "cannot tell what is not stored: {error}");
+            vec![format!(
+                "(unknown: the cache {} cannot be read: {error})",
+                config.mount.cache_dir.display()
+            )]
+        }
+    }
+}
+
+/// Says what an earlier life on this disk left, and counts its files that are not in `bucket` yet.
+pub fn found(config: &Config, bucket: &str) -> usize {
+    let unsent = unsent(config, bucket);
+    let earlier = fs::read(marker(config))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
+    match earlier {
+        Some(verdict) if !verdict.stored => tracing::warn!(
+            event = "earlier_verdict",
+            exit_code = verdict.exit_code,
+            "the last stop left {} file(s) not stored: {}",
+            verdict.uploads_pending.len(),
+            verdict.uploads_pending.join(", ")
+        ),
+        None if !unsent.is_empty() => tracing::warn!(
+            event = "earlier_verdict",
+            "an earlier life on this disk ended without a verdict and left {} file(s) not stored",
+            unsent.len()
+        ),
+        _ => {}
+    }
+    // The verdict is used up: a crash of this life must not be taken for the earlier stop.
+    let _ = fs::remove_file(marker(config));
+    unsent.len()
+}
+
+/// The last line on stdout, and the exit code.
+pub fn announce(verdict: &Verdict) -> Exit {
+    let line = serde_json::to_string(verdict).unwrap_or_else(|_| r#"{"event":"verdict","stored":false}"#.into());
+    let mut out = std::io::stdout().lock();
+    // A closed stdout must not change the exit code, which says the same.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    Exit::from_code(verdict.exit_code)
+}
+
+/// A failure before the loop could start.
+pub fn before_the_start(exit: Exit, words: &str) -> Exit {
+    tracing::error!(event = "tenant", "{words}");
+    let cause = Cause::Failure(Failure::new(exit, words));
+    announce(&decide(&cause, false, Vec::new(), 0, 0.0))
+}

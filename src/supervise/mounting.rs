@@ -1,0 +1,240 @@
+//! The mount as effects: each drives one call of `mount` and tells the core how it ended.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue};
+use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
+use crate::supervise::application;
+use crate::supervise::effects::Shared;
+
+/// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
+const OOM_SCORE_ADJ: i16 = 300;
+/// An upload that a deletion cancelled has landed after this, or never will.
+const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// rclone ends within milliseconds of TERM.
+const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
+
+/// `Action::LaunchMount`
+pub async fn launch(shared: Rc<Shared>, within: Duration) {
+    let deadline = Instant::now() + within;
+    if let Err(failure) = try_launch(&shared, deadline).await {
+        shared.send(Event::Mount(MountEvent::Failed(failure)));
+    }
+}
+
+async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failure> {
+    let Some(tenant) = shared.tenant() else { return Ok(()) };
+    let failure = |error: crate::mount::MountError| Failure::new(error.exit(), error.to_string());
+    let mount = &shared.config.mount;
+    let known = shared.claim.borrow().clone();
+    let claim = match known {
+        Some(claim) => claim,
+        None => {
+            let taken = Claim::take(mount, Arc::new(Prober::this_program()))
+                .await
+                .map_err(failure)?;
+            let taken = Rc::new(taken);
+            *shared.claim.borrow_mut() = Some(Rc::clone(&taken));
+            taken
+        }
+    };
+    let plan = Plan {
+        mount: mount.clone(),
+        storage: tenant.bundle.storage.clone(),
+        driver: tenant.driver,
+        uid: tenant.owner.0,
+        gid: tenant.owner.1,
+        tombstones: tenant.tombstones.clone(),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
+    };
+    let session = Session::launch(&claim, plan).await.map_err(failure)?;
+    *shared.session.borrow_mut() = Some(session.clone());
+    shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
+    let took = session
+        .ready(deadline.into())
+        .await
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    tracing::info!(
+        event = "mount_ready",
+        milliseconds = took.as_millis() as u64,
+        "{} is mounted",
+        mount.path.display()
+    );
+    shared.served.set(true);
+    shared.send(Event::Mount(MountEvent::Ready));
+    tokio::task::spawn_local(watch(Rc::clone(shared), session));
+    Ok(())
+}
+
+/// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
+async fn watch(shared: Rc<Shared>, session: Session) {
+    let status = session.exited().await;
+    let mut words = status.to_string();
+    if let Some(last) = session.last_words().last() {
+        words = format!("{words}; its last words: {last}");
+    }
+    shared.send(Event::Mount(MountEvent::Exited(words)));
+}
+
+/// `Action::ProbeMount`
+pub async fn probe(shared: Rc<Shared>) {
+    let Some(session) = shared.session() else { return };
+    let failures_before = session.upload_failures();
+    let (health, queue) = tokio::join!(session.health(shared.config.health.mount_timeout), session.queue());
+    if let Some(took) = health.statvfs {
+        shared.metrics.operations.operation("probe_statvfs", took, None);
+    }
+    let new_failures = session
+        .upload_failures()
+        .saturating_sub(shared.upload_failures.replace(failures_before));
+    let queue = queue.ok().map(|queue| {
+        let uploads = queue.uploads(0);
+        Queue {
+            files: uploads.queued,
+            in_progress: uploads.in_progress,
+            bytes: uploads.bytes,
+            oldest: Duration::from_secs_f64(uploads.oldest_seconds),
+            failing: uploads.failing,
+            new_failures,
+        }
+    });
+    if health.verdict == Verdict::MounterDead {
+        return shared.send(Event::Mount(MountEvent::Exited(health.detail)));
+    }
+    // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
+    let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
+    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue })));
+    application::save_projects(&shared).await;
+    settle_deletions(&shared, CANCELLED_UPLOAD).await;
+}
+
+/// `Action::ExpireQueue`
+pub async fn expire_queue(shared: Rc<Shared>) {
+    let Some(session) = shared.session() else { return };
+    if let Err(error) = session.expire_queue().await {
+        tracing::warn!(
+            event = "expire_queue",
+            "the waiting uploads keep their retry delay: {error}"
+        );
+    }
+}
+
+/// `Action::Sync`
+pub async fn sync(shared: Rc<Shared>, within: Duration) {
+    let result = match shared.session() {
+        Some(session) => {
+            let (result, ()) = tokio::join!(session.sync(within), application::save_projects(&shared));
+            result
+                .map(drop)
+                .map_err(|error| format!("syncing the mount failed: {error}"))
+        }
+        None => Ok(()),
+    };
+    shared.send(Event::Phase(PhaseEnd::Synced(result)));
+}
+
+/// `Action::Unmount`
+pub async fn unmount(shared: Rc<Shared>, within: Duration) {
+    let result = match shared.session() {
+        Some(session) => session
+            .unmount(within)
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        None => Ok(()),
+    };
+    shared.send(Event::Phase(PhaseEnd::Unmounted(result)));
+}
+
+/// `Action::Drain`
+pub async fn drain(shared: Rc<Shared>, within: Duration) {
+    let result = match shared.session() {
+        Some(session) => {
+            let started = Instant::now();
+            let deadline = started + within;
+            let result = session
+                .drain(progress, deadline.into())
+                .await
+                .map_err(|error| error.to_string());
+            settle_deletions(&shared, jiff::SignedDuration::ZERO).await;
+            let seconds = started.elapsed().as_secs_f64();
+            tracing::info!(
+                event = "drained",
+                seconds,
+                stored = result.is_ok(),
+                "the upload queue was drained in {seconds:.2} s"
+            );
+            result
+        }
+        None => Ok(()),
+    };
+    shared.send(Event::Phase(PhaseEnd::Drained(result)));
+}
+
+fn progress(at: DrainProgress) {
+    tracing::info!(
+        event = "draining",
+        files = at.files,
+        bytes = at.bytes,
+        uploading = at.uploading,
+        failing = at.failing,
+        "{} file(s), {} byte(s) still to upload: {}",
+        at.files,
+        at.bytes,
+        at.names.join(", ")
+    );
+}
+
+/// Carries out in the bucket what rclone forgot to delete; see `mount::Tombstones`. Stops at the first failure: the rest
+/// is for the next look. Only deletions of at least `age`.
+async fn settle_deletions(shared: &Shared, age: jiff::SignedDuration) {
+    let Some(tenant) = shared.tenant() else { return };
+    let ripe = jiff::Timestamp::now() - age;
+    for (name, time) in tenant.tombstones.all().into_iter().filter(|(_, time)| *time <= ripe) {
+        match tenant.settle_deletion(&name, time).await {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(
+                    event = "deletion_settled",
+                    object = name,
+                    "deleted in the bucket what rclone had left there: {name}"
+                );
+                if let Some(session) = shared.session() {
+                    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    // It may have listed the object meanwhile. A folder that is gone cannot be refreshed, and need not be.
+                    drop(session.refresh(folder).await);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(event = "deletion_waits", object = name, "{error}");
+                return;
+            }
+        }
+    }
+}
+
+/// `Action::TerminateMounter`
+pub async fn terminate(shared: Rc<Shared>) {
+    let session = shared.session.borrow_mut().take();
+    if let Some(session) = session {
+        session.terminate(TERMINATE_LIMIT).await;
+    }
+    shared.send(Event::Phase(PhaseEnd::MounterGone));
+}
+
+/// Leaves nothing behind: the rest of a stop that was cut short, the barrier, the lock on the cache.
+pub async fn release(shared: &Shared) {
+    let session = shared.session.borrow_mut().take();
+    if let Some(session) = session {
+        session.terminate(Duration::ZERO).await;
+    }
+    let claim = shared.claim.borrow_mut().take();
+    if let Some(claim) = claim.and_then(Rc::into_inner)
+        && let Err(error) = claim.release().await
+    {
+        tracing::warn!(event = "mount_left", "{error}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Credentials and preconditions, and the probes of what the tenant depends on.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::app::projects::{self, Saved};
+use crate::config::{Config, Environment};
+use crate::core::event::{Driver, Event, Failure, Prepared};
+use crate::credentials::{self, Bundle};
+use crate::exit::Exit;
+use crate::index::Database;
+use crate::mount::{self, Tombstones};
+use crate::preflight::{self, Outcome, Scope};
+use crate::storage::{Bucket, StorageError, Timeouts};
+use crate::supervise::effects::Shared;
+use crate::supervise::{Keys, finish};
+
+/// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
+const CLOCK_PRECISION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+
+/// What is known of the tenant once its preconditions hold.
+pub struct Tenant {
+    pub bundle: Bundle,
+    pub bucket: Bucket,
+    pub database: Option<Database>,
+    pub driver: Driver,
+    /// uid and gid that own the files of the mount: the app's.
+    pub owner: (u32, u32),
+    /// The list of projects that the bucket has, as far as we know.
+    projects: RefCell<Option<Saved>>,
+    /// Deletions that may still have to be carried out in the bucket.
+    pub tombstones: Tombstones,
+}
+
+impl Tenant {
+    /// Makes sure that no object older than the deletion at `time` is left under `name`. True when one was.
+    pub async fn settle_deletion(&self, name: &str, time: jiff::Timestamp) -> Result<bool, StorageError> {
+        let found = self.bucket.modified(name).await?;
+        // The store's clock counts, in whole seconds; a later object is somebody's new one.
+        let skew = self.bucket.clock_skew().unwrap_or_default() + CLOCK_PRECISION;
+        let forgotten = found.is_some_and(|modified| modified <= time + skew);
+        // The name may have been used again while the bucket was asked.
+        let delete = forgotten && self.tombstones.stands(name, time);
+        if delete {
+            self.bucket.delete(name).await?;
+        }
+        self.tombstones.settled(name, time);
+        Ok(delete)
+    }
+
+    /// The list of projects the bucket remembers; `None` for a new tenant.
+    pub async fn saved_projects(&self) -> Result<Option<Saved>, Failure> {
+        let Some(bytes) = self
+            .bucket
+            .read_small(projects::OBJECT)
+            .await
+            .map_err(|e| Failure::new(e.exit(), e.to_string()))?
+        else {
+            return Ok(None);
+        };
+        match serde_json::from_slice::<Saved>(&bytes) {
+            Ok(saved) => {
+                *self.projects.borrow_mut() = Some(saved.clone());
+                Ok(Some(saved))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    event = "projects_unreadable",
+                    "{} in the bucket is not readable ({error}): starting with the project main",
+                    projects::OBJECT
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Keeps `saved` in the bucket unless it is there already. A failure is tried again at the next look.
+    pub async fn save_projects(&self, saved: Saved) {
+        if self.projects.borrow().as_ref() == Some(&saved) {
+            return;
+        }
+        let Ok(bytes) = serde_json::to_vec_pretty(&saved) else {
+            return;
+        };
+        match self.bucket.write_small(projects::OBJECT, bytes).await {
+            Ok(()) => *self.projects.borrow_mut() = Some(saved),
+            Err(error) => tracing::warn!(
+                event = "projects_not_saved",
+                "the list of projects is not in the bucket yet: {error}"
+            ),
+        }
+    }
+}
+
+/// `Action::Prepare`
+pub async fn prepare(shared: Rc<Shared>) {
+    let result = match examine(&shared).await {
+        Ok((tenant, prepared)) => {
+            *shared.tenant.borrow_mut() = Some(Rc::new(tenant));
+            Ok(prepared)
+        }
+        Err(failure) => Err(failure),
+    };
+    shared.send(Event::Prepared(result));
+}
+
+async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
+    let config = &shared.config;
+    let bundle = match &shared.keys {
+        Keys::Given(bundle) => (**bundle).clone(),
+        Keys::Configured => credentials::fetch(config, &Environment::process())
+            .await
+            .map_err(|error| Failure::new(error.exit(), error.to_string()))?,
+    };
+    *shared.bucket.borrow_mut() = Some(bundle.storage.bucket.clone());
+    let earlier = finish::found(config, &bundle.storage.bucket);
+    tracing::info!(
+        event = "credentials",
+        bucket = bundle.storage.bucket,
+        endpoint = bundle.storage.endpoint,
+        "credentials found"
+    );
+    let findings = preflight::run(config, Ok(&bundle), Scope::Start).await;
+    for finding in &findings {
+        if let Outcome::Warning = finding.outcome {
+            let advice = finding.advice.as_deref().unwrap_or_default();
+            tracing::warn!(event = "check", check = finding.name, "{}; {advice}", finding.detail);
+        }
+    }
+    if let Some((exit, words)) = preflight::verdict(&findings) {
+        return Err(Failure::new(exit, words));
+    }
+    let (driver, why) = mount::choose(config.mount.driver, &mount::Kernel::read())
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    tracing::info!(event = "driver", driver = driver.name(), "mounting with {why}");
+    let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    let database = match &bundle.index {
+        Some(index) => Some(
+            Database::connect(index)
+                .await
+                .map_err(|e| Failure::new(e.exit(), e.to_string()))?,
+        ),
+        None => None,
+    };
+    let prepared = Prepared {
+        tenant: config
+            .tenant
+            .id
+            .clone()
+            .or_else(|| bundle.tenant_id.clone())
+            .unwrap_or_default(),
+        driver,
+        has_database: database.is_some(),
+        found_pending: earlier,
+    };
+    let tenant = Tenant {
+        owner: owner(config)?,
+        bundle,
+        bucket,
+        database,
+        driver,
+        projects: RefCell::default(),
+        tombstones: Tombstones::load(&config.mount.cache_dir),
+    };
+    Ok((tenant, prepared))
+}
+
+/// Who owns the files: the app's user when we may change to it, else ourselves.
+fn owner(config: &Config) -> Result<(u32, u32), Failure> {
+    use nix::unistd::{User, getegid, geteuid};
+    if !geteuid().is_root() {
+        return Ok((geteuid().as_raw(), getegid().as_raw()));
+    }
+    let name = &config.app.user;
+    let found = match name.parse::<u32>() {
+        Ok(uid) => User::from_uid(uid.into()),
+        Err(_) => User::from_name(name),
+    };
+    match found {
+        Ok(Some(user)) => Ok((user.uid.as_raw(), user.gid.as_raw())),
+        Ok(None) => Err(Failure::new(
+            Exit::Config,
+            format!(
+                "app.user = {name}: there is no such user. Create it (useradd {name}) or set app.user to one that exists"
+            ),
+        )),
+        Err(error) => Err(Failure::new(
+            Exit::Machine,
+            format!("app.user = {name}: cannot look the user up: {error}"),
+        )),
+    }
+}
+
+/// `Action::ProbeStorage`
+pub async fn probe_storage(shared: Rc<Shared>) {
+    let Some(tenant) = shared.tenant() else { return };
+    let result = tenant.bucket.probe().await;
+    shared.send(Event::Storage(match result {
+        Ok(probe) => Ok(probe.latency),
+        Err(error) => Err(Failure::new(error.exit(), error.to_string())),
+    }));
+}
+
+/// `Action::ProbeDatabase`
+pub async fn probe_database(shared: Rc<Shared>) {
+    let Some(tenant) = shared.tenant() else { return };
+    let Some(database) = &tenant.database else { return };
+    let result = database.probe(Duration::from_secs(6)).await;
+    shared.send(Event::Database(match result {
+        Ok(probe) => Ok(probe.latency),
+        Err(error) => Err(Failure::new(error.exit(), error.to_string())),
+    }));
+}
