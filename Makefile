@@ -1,0 +1,51 @@
+# `make` or `make help` lists what there is. Every target installs what it needs and is quick when it is there already.
+# Parts that are fetched are kept in $TENANT_INIT_CACHE (default ~/.cache/tenant-init).
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BINARY := target/release/tenant-init
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## a whole tenant on this machine: S3 and libSQL servers, the mount, basic-memory; Ctrl-C drains and stops
+	@scripts/run.sh
+
+test: ## everything: check, unit tests, then the real binary on this machine, in containers, in a virtual machine
+	@scripts/test.sh
+
+check: ## formatting, clippy, shellcheck
+	@scripts/check.sh
+
+build: ## the binary, target/release/tenant-init
+	@scripts/build.sh
+
+image: build ## the tenant image with podman; no container registry needed
+	@scripts/image.sh
+
+image-source: ## the same image, compiled inside it as `docker build .` does
+	@scripts/image.sh --source
+
+unit: ## unit tests only
+	cargo test --release --locked
+
+host-test: build ## tests of the binary on this machine
+	@scripts/pytest.sh host
+
+container-test: image ## tests of the image in containers
+	@scripts/pytest.sh container
+
+vm-test: image ## tests of the image in a virtual machine with an NFS client
+	@scripts/pytest.sh vm
+
+bench: build ## the spec's measurements
+	@scripts/bench.sh
+
+deny: ## licences, sources and duplicate versions of the dependencies (builds cargo-deny once, some minutes)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --offline check bans licenses sources
+
+lock: ## resolve basic-memory's dependencies anew
+	@scripts/lock-python.sh
+
+.PHONY: help run test check build image image-source unit host-test container-test vm-test bench deny lock
