@@ -1,0 +1,255 @@
+"""Runs statements as sqlite3 does and has the outbox record those that write.
+
+Recording happens at statement time, in the statement's own transaction; so nothing here knows how transactions end.
+Only a statement that sqlite3 would run outside any transaction gets one from here, together with its record. It is a
+plain BEGIN: the statement then waits for the write lock exactly as it would have alone.
+"""
+
+import itertools
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from . import sqltext
+from .classify import Kind, Plan, is_clock_word
+from .outbox import Outbox, refusal, run, undo
+from .returning import serve
+from .values import Parameters, bindable, encode, text_values
+
+if TYPE_CHECKING:
+    from .connection import RecordingConnection
+
+# One row of the outbox takes this many rows of an executemany, or this much text.
+_CHUNK_ROWS = 500
+_CHUNK_CHARACTERS = 1_000_000
+_SELECT = frozenset({"SELECT", "select"})
+_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
+_NOTHING = object()
+
+_execute = sqlite3.Cursor.execute
+_executemany = sqlite3.Cursor.executemany
+_executescript = sqlite3.Cursor.executescript
+
+
+class RecordingCursor(sqlite3.Cursor):
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        if not isinstance(sql, str) or sql[:6] in _SELECT:
+            return _execute(self, sql, parameters)
+        connection, outbox = self._tenant_outbox()
+        plan = outbox.plans.get(sql)
+        if plan is None:
+            if sql.lstrip()[:6].upper() == "SELECT":  # not worth a place among the plans
+                return _execute(self, sql, parameters)
+            plan = outbox.plan(connection, sql, parameters)
+        if not connection.in_transaction:
+            outbox.fresh = True
+        if plan.kind is Kind.PASS:
+            return _execute(self, sql, parameters)
+        if plan.kind is Kind.RECORD:
+            bound = _checked(plan, sql, parameters)
+            if connection.in_transaction or (plan.begins_implicitly and _begins_implicitly(connection)):
+                return self._tenant_record(plan, sql, bound)
+            return self._tenant_alone(plan, sql, bound)
+        return self._tenant_other(plan, sql, parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Any], /) -> Self:
+        if not isinstance(sql, str):
+            return _executemany(self, sql, rows)
+        connection, outbox = self._tenant_outbox()
+        if not connection.in_transaction:
+            outbox.fresh = True
+        rows = iter(rows)
+        first = next(rows, _NOTHING)
+        if first is _NOTHING:
+            return _executemany(self, sql, ())
+        plan = outbox.plans.get(sql) or outbox.plan(connection, sql, cast(Parameters, first))
+        rows = itertools.chain((first,), rows)
+        if plan.kind is Kind.REFUSE:
+            raise refusal(sql, plan.reason)
+        if plan.kind is not Kind.RECORD:
+            return _executemany(self, sql, rows)
+        if plan.returns_rows:
+            # sqlite3 says so only after it has run the first row.
+            raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
+        if connection.in_transaction or (plan.begins_implicitly and _begins_implicitly(connection)):
+            return self._tenant_record_many(plan, sql, rows)
+        run(connection, "BEGIN")
+        try:
+            return self._tenant_record_many(plan, sql, rows)
+        finally:
+            # Rows before a failing one stay, as they do without a transaction.
+            self._tenant_commit()
+
+    def executescript(self, sql_script: str, /) -> Self:
+        if not isinstance(sql_script, str) or "\0" in sql_script:
+            _executescript(self, sql_script)  # raises
+            return self
+        _executescript(self, "")  # commits, where sqlite3 does
+        connection, _ = self._tenant_outbox()
+        for statement in sqltext.split(sql_script):
+            RecordingCursor(connection)._tenant_script_statement(statement)
+        return self
+
+    # ---- one statement ----
+
+    def _tenant_outbox(self) -> "tuple[RecordingConnection, Outbox]":
+        connection = cast("RecordingConnection", self.connection)
+        return connection, connection._tenant_outbox
+
+    def _tenant_record(self, plan: Plan, sql: str, bound: Parameters) -> Self:
+        connection, outbox = self._tenant_outbox()
+        ran = False
+        try:
+            _execute(self, sql, bound)
+            ran = True
+            outbox.record(connection, plan, sql, bound, self.rowcount, f"[{encode(bound)}]")
+        except BaseException as error:
+            # An interrupt may have come between the statement and its record.
+            if ran or not isinstance(error, Exception):
+                undo(connection)
+            raise
+        return self
+
+    def _tenant_alone(self, plan: Plan, sql: str, bound: Parameters) -> Self:
+        connection, _ = self._tenant_outbox()
+        run(connection, "BEGIN")
+        rows: list[Any] = []
+        try:
+            self._tenant_record(plan, sql, bound)
+            if plan.returns_rows:
+                rows = sqlite3.Cursor.fetchall(self)
+        except BaseException:
+            undo(connection)
+            raise
+        self._tenant_commit()
+        if plan.returns_rows:
+            serve(self, rows)
+        return self
+
+    def _tenant_commit(self) -> None:
+        connection, _ = self._tenant_outbox()
+        if not connection.in_transaction:
+            return  # OR ROLLBACK, or undone
+        try:
+            run(connection, "COMMIT")
+        except BaseException:
+            undo(connection)
+            raise
+
+    def _tenant_other(self, plan: Plan, sql: str, parameters: Any) -> Self:
+        connection, outbox = self._tenant_outbox()
+        if plan.kind is Kind.REFUSE:
+            raise refusal(sql, plan.reason)
+        if plan.kind is Kind.IDLE:
+            return self._tenant_idle(sql, parameters)
+        try:
+            return _execute(self, sql, parameters)
+        finally:
+            if plan.kind is Kind.FOREIGN_KEYS:
+                outbox.foreign_keys = None
+            else:
+                outbox.forget_plans()
+
+    def _tenant_idle(self, sql: str, parameters: Any) -> Self:
+        """DDL that found nothing to do: asked again in the transaction it runs in, as another process may be faster."""
+        connection, outbox = self._tenant_outbox()
+        alone = not connection.in_transaction
+        if alone:
+            run(connection, "BEGIN")
+        try:
+            run(connection, "SELECT 1 FROM main.sqlite_master LIMIT 1")  # reads the schema again if it has changed
+            plan = outbox.plan(connection, sql, parameters)
+            if plan.kind is Kind.RECORD:
+                self._tenant_record(plan, sql, _checked(plan, sql, parameters))
+            elif plan.kind is Kind.IDLE:
+                _execute(self, sql, parameters)
+            else:
+                self._tenant_other(plan, sql, parameters)
+        except BaseException:
+            if alone:
+                undo(connection)
+            raise
+        if alone:
+            self._tenant_commit()
+        return self
+
+    def _tenant_script_statement(self, sql: str) -> None:
+        connection, outbox = self._tenant_outbox()
+        if connection.in_transaction:
+            self.execute(sql).fetchall()
+            return
+        outbox.fresh = True
+        plan = outbox.plans.get(sql) or outbox.plan(connection, sql, ())
+        if plan.kind is Kind.RECORD:
+            self._tenant_alone(plan, sql, _checked(plan, sql, ()))
+        elif plan.kind is Kind.PASS:
+            _executescript(self, sql)  # no transaction before it, unlike execute
+        else:
+            self._tenant_other(plan, sql, ())
+            sqlite3.Cursor.fetchall(self)
+
+    # ---- many rows ----
+
+    def _tenant_record_many(self, plan: Plan, sql: str, rows: Iterator[Any]) -> Self:
+        connection, _ = self._tenant_outbox()
+        batch = _Batch(self, plan, sql)
+        try:
+            try:
+                _executemany(self, sql, batch.feed(rows))
+            except Exception:
+                # Rows before the failing one are in the transaction, if there still is one.
+                if not batch.failed and connection.in_transaction:
+                    batch.record()
+                raise
+            batch.record()
+        except BaseException as error:
+            if batch.failed or not isinstance(error, Exception):
+                undo(connection)
+            raise
+        return self
+
+
+class _Batch:
+    """Rows of one executemany on their way to the outbox; a row counts once sqlite3 asks for the next."""
+
+    def __init__(self, cursor: RecordingCursor, plan: Plan, sql: str) -> None:
+        self.cursor, self.plan, self.sql = cursor, plan, sql
+        self.rows: list[str] = []
+        self.characters = 0
+        self.changes = 0
+        self.sample: Parameters = ()
+        self.failed = False
+
+    def feed(self, rows: Iterator[Any]) -> Iterator[Parameters]:
+        for row in rows:
+            bound = _checked(self.plan, self.sql, row)
+            yield bound
+            encoded = encode(bound)
+            self.rows.append(encoded)
+            self.characters += len(encoded)
+            self.sample = bound
+            if len(self.rows) >= _CHUNK_ROWS or self.characters >= _CHUNK_CHARACTERS:
+                self.record()
+
+    def record(self) -> None:
+        if not self.rows:
+            return
+        connection, outbox = self.cursor._tenant_outbox()
+        self.failed = True
+        total = self.cursor.rowcount
+        changes = total - self.changes if total >= 0 else -1
+        outbox.record(connection, self.plan, self.sql, self.sample, changes, f"[{','.join(self.rows)}]")
+        self.failed = False
+        self.rows.clear()
+        self.characters, self.changes = 0, total
+
+
+def _begins_implicitly(connection: sqlite3.Connection) -> bool:
+    return connection.isolation_level is not None and getattr(connection, "autocommit", _LEGACY) == _LEGACY
+
+
+def _checked(plan: Plan, sql: str, parameters: Any) -> Parameters:
+    bound = bindable(parameters, plan.names)
+    if plan.asks_dates and any(is_clock_word(text) for text in text_values(bound)):
+        raise refusal(sql, "a date function would be given 'now' or the time zone of this machine")
+    return bound

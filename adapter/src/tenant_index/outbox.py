@@ -1,0 +1,140 @@
+"""The outbox of one connection: writes its rows and remembers what is known about statements.
+
+Rows go through a temporary view whose trigger does the insert: that leaves `last_insert_rowid()` of the app alone,
+because SQLite restores it after a trigger.
+
+Plans are kept per SQL text and are worth only as much as the schema they were made for. The schema's version is looked
+at once per transaction, right after its first recorded statement: earlier would take a snapshot before the write and
+so change how SQLite waits for other writers; from then on, nobody else can change the schema before the transaction
+ends. After DDL of this connection nothing is kept until the next transaction, because a ROLLBACK brings the old
+schema back.
+"""
+
+import contextlib
+import sqlite3
+import time
+
+from .classify import Context, Kind, Plan, classify
+from .sqltext import parameter_names
+from .values import Parameters, bindable
+
+_UNKNOWN = -1
+_KEPT_PLANS = 500
+_RECORD = "INSERT INTO temp._tenant_init_record VALUES(?,?,?,?,?,?)"
+_VIEW = (
+    "CREATE TEMP VIEW IF NOT EXISTS _tenant_init_record AS"
+    " SELECT starts, foreign_keys, made_ms, changes, sql, rows FROM main._tenant_init_outbox",
+    # No schema in front of the table: a trigger may not have one. A name that temp does not have is looked up in main.
+    "CREATE TEMP TRIGGER IF NOT EXISTS _tenant_init_record_insert INSTEAD OF INSERT ON _tenant_init_record BEGIN"
+    " INSERT INTO _tenant_init_outbox(starts, foreign_keys, made_ms, changes, sql, rows)"
+    " VALUES(NEW.starts, NEW.foreign_keys, NEW.made_ms, NEW.changes, NEW.sql, NEW.rows); END",
+)
+
+
+def run(connection: sqlite3.Connection, sql: str) -> None:
+    """A statement of the adapter's own."""
+    sqlite3.Cursor(connection).execute(sql)
+
+
+def _number(connection: sqlite3.Connection, sql: str) -> int:
+    return int(sqlite3.Cursor(connection).execute(sql).fetchone()[0])
+
+
+class Outbox:
+    __slots__ = ("context", "foreign_keys", "fresh", "plans", "recorded", "schema")
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self.plans: dict[str, Plan] = {}
+        self.schema = _UNKNOWN
+        # Nothing was recorded since the connection was last seen outside a transaction.
+        self.fresh = True
+        self.foreign_keys: int | None = None
+        self.recorded = 0
+
+    @staticmethod
+    def exists(connection: sqlite3.Connection) -> bool:
+        found = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name = '_tenant_init_outbox'"
+        return _number(connection, found) > 0
+
+    def plan(self, connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Plan:
+        names = parameter_names(sql) if isinstance(parameters, dict) else None
+        plan = classify(connection, self.context, sql, bindable(parameters, names))
+        if self.schema != _UNKNOWN and plan.kind is not Kind.IDLE:
+            if len(self.plans) >= _KEPT_PLANS:
+                del self.plans[next(iter(self.plans))]
+            self.plans[sql] = plan
+        return plan
+
+    def forget_plans(self) -> None:
+        self.plans.clear()
+
+    def record(
+        self, connection: sqlite3.Connection, plan: Plan, sql: str, sample: Parameters, changes: int, rows: str
+    ) -> None:
+        """Records what has just run; where this raises, the transaction must not be kept (`undo`)."""
+        if plan.changes_schema:
+            self.schema = _UNKNOWN
+            self.forget_plans()
+        elif self.fresh and not self._still_recorded(connection, sql, sample):
+            return
+        if self.foreign_keys is None:
+            self.foreign_keys = _number(connection, "PRAGMA foreign_keys")
+        counted = None if changes < 0 or plan.returns_rows else changes
+        row = (int(self.fresh), self.foreign_keys, int(time.time() * 1000), counted, sql, rows)
+        try:
+            self._insert(connection, row)
+        except sqlite3.Error as error:
+            raise type(error)(
+                f"tenant-index: the statement ran but could not be recorded ({error}); its transaction is rolled back, "
+                f"because the index may hold nothing that the outbox does not: {shortened(sql)}"
+            ) from error
+        self.fresh = False
+        self.recorded += 1
+
+    def _still_recorded(self, connection: sqlite3.Connection, sql: str, sample: Parameters) -> bool:
+        version = _number(connection, "PRAGMA main.schema_version")
+        if version == self.schema:
+            return True
+        self.forget_plans()
+        self.schema = version
+        plan = self.plan(connection, sql, sample)
+        if plan.kind is Kind.REFUSE:
+            raise refusal(sql, plan.reason)
+        return plan.kind is Kind.RECORD
+
+    @staticmethod
+    def _insert(connection: sqlite3.Connection, row: tuple[object, ...]) -> None:
+        cursor = sqlite3.Cursor(connection)
+        try:
+            cursor.execute(_RECORD, row)
+        except sqlite3.OperationalError as error:
+            # Not made yet, or gone with a ROLLBACK or with PRAGMA temp_store.
+            if "_tenant_init_record" not in str(error):
+                raise
+            for statement in _VIEW:
+                cursor.execute(statement)
+            cursor.execute(_RECORD, row)
+
+
+def undo(connection: sqlite3.Connection) -> None:
+    """Rolls the transaction back, whatever transaction control the app has chosen."""
+    with contextlib.suppress(sqlite3.Error):
+        if not connection.in_transaction:
+            return
+        if getattr(connection, "autocommit", None) is False:
+            sqlite3.Connection.rollback(connection)  # it opens the next transaction as well
+        else:
+            run(connection, "ROLLBACK")
+
+
+def refusal(sql: str, reason: str) -> sqlite3.NotSupportedError:
+    return sqlite3.NotSupportedError(
+        f"tenant-index: refused, because {reason}. Writes to the index are repeated in the tenant's database and must "
+        f"give the same there; pass values as parameters instead. Statement: {shortened(sql)}"
+    )
+
+
+def shortened(sql: str) -> str:
+    text = " ".join(sql.split())
+    return text if len(text) <= 500 else text[:500] + " ..."
