@@ -185,8 +185,9 @@ def _mixes_databases(
     connection: sqlite3.Connection, events: list[Event], targets: set[tuple[str, str]]
 ) -> str | None:
     other = next((database for database, _ in targets if database != "main"), None)
-    read = (event for event in events if event[0] == sqlite3.SQLITE_READ)
-    other = other or next((event[3] for event in read if event[3] not in (None, "main")), None)
+    # ALTER TABLE also looks through the schema of temporary tables.
+    read = (e[3] for e in events if e[0] == sqlite3.SQLITE_READ and (e[1] or "").lower() not in rules.SCHEMA_TABLES)
+    other = other or next((database for database in read if database not in (None, "main")), None)
     if other is not None:
         return f"it also uses the database {other!r}, which exists only on this connection"
     temporary = {
