@@ -10,6 +10,7 @@ A write is compiled once with EXPLAIN before it runs for the first time. Two thi
 Only the first word decides beforehand what cannot write at all; that keeps reads at the speed of plain sqlite3.
 """
 
+import itertools
 import re
 import sqlite3
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class Plan:
     changes_schema: bool = False
     begins_implicitly: bool = False
     returns_rows: bool = False
+    only_touches: bool = False  # UPDATE or DELETE: where no row changed, nothing did
+    may_roll_back: bool = False  # a conflict ends the transaction (OR ROLLBACK)
     asks_dates: bool = False  # uses a date function: no value may say 'now'
     names: tuple[str, ...] = field(default=())
 
@@ -70,7 +73,9 @@ _DDL = {
     sqlite3.SQLITE_DROP_VTABLE: 1,
 }  # fmt: skip
 _FUNCTION_OPCODES = frozenset({"Function", "PureFunc", "AggStep", "AggStep1", "AggInverse", "AggFinal", "AggValue"})
-_ON_CONFLICT_FAIL = 3
+_ON_CONFLICT_ROLLBACK, _ON_CONFLICT_FAIL = 1, 3
+_CONFLICT_FAILS = "a conflict (OR FAIL, RAISE(FAIL)) would keep the rows before it, half a statement"
+_NUMBERS = itertools.count()
 
 
 def classify(connection: sqlite3.Connection, context: Context, sql: str, parameters: Parameters) -> Plan:
@@ -106,6 +111,8 @@ def _pragma(words: list[str]) -> Plan:
     sets = len(words) > 2 and words[2] in ("=", "(")
     if name == "foreign_keys" and sets:
         return Plan(Kind.FOREIGN_KEYS)
+    if name == "temp_store" and sets:  # drops all that is temporary
+        return Plan(Kind.SCOPE)
     if name in rules.REFUSED_PRAGMAS and sets:
         return _refused(f"PRAGMA {name} changes what is in the file or what a write does, and cannot be recorded")
     return Plan(Kind.PASS)
@@ -122,10 +129,15 @@ def _compile(
 
     text_factory = connection.text_factory
     cursor = sqlite3.Cursor(connection)
-    sqlite3.Connection.set_authorizer(connection, watch)
+    sqlite3.Connection.set_authorizer(connection, None)
     connection.text_factory = bytes  # the app's own may be anything, and names need not be UTF-8
     try:
-        program = sqlite3.Cursor.execute(cursor, "EXPLAIN " + sql, parameters).fetchall()
+        # Once without watching: SQLite may have to read the schema and to open virtual tables, which do things of their
+        # own. The number keeps sqlite3 from taking a statement from its cache: only preparing one asks the authorizer, and
+        # makes SQLite forget an earlier error, which sqlite3 would otherwise report for a value that cannot be bound.
+        sqlite3.Cursor.execute(cursor, f"EXPLAIN /*{next(_NUMBERS)}*/ {sql}", parameters).fetchall()
+        sqlite3.Connection.set_authorizer(connection, watch)
+        program = sqlite3.Cursor.execute(cursor, f"EXPLAIN /*{next(_NUMBERS)}*/ {sql}", parameters).fetchall()
     finally:
         connection.text_factory = text_factory
         sqlite3.Connection.set_authorizer(connection, context.authorizer)
@@ -157,18 +169,21 @@ def _judge(
         or (f"it writes {min(local)[1]}, which is not in the database, together with other tables" if local else None)
         or _reads_elsewhere(events, bool(ddl))
         or _unknown_module(events)
-        or _keeps_half(program)
+        or (_CONFLICT_FAILS if _on_conflict(program, _ON_CONFLICT_FAIL) else None)
         or _foreign_collation(context, program, sql if ddl else "")
     )
     functions, dates = _functions(context, events, program, bool(ddl))
     reason = reason or functions
     if reason:
         return _refused(reason)
+    returns = any(row[1] == "ResultRow" for row in program)
     return Plan(
         Kind.RECORD,
         changes_schema=bool(ddl),
         begins_implicitly=sqltext.begins_implicitly(sql),
-        returns_rows=any(row[1] == "ResultRow" for row in program),
+        returns_rows=returns,
+        only_touches=not ddl and not returns and all(event[0] != sqlite3.SQLITE_INSERT or event[4] for event in events),
+        may_roll_back=_on_conflict(program, _ON_CONFLICT_ROLLBACK),
         asks_dates=dates,
         names=sqltext.parameter_names(sql),
     )
@@ -227,13 +242,11 @@ def _unknown_module(events: list[Event]) -> str | None:
     return None
 
 
-def _keeps_half(program: list[tuple[Any, ...]]) -> str | None:
-    for _, opcode, p1, p2, _, _, p5, _ in program:
-        if (opcode in ("Halt", "HaltIfNull") and p1 and p2 == _ON_CONFLICT_FAIL) or (
-            opcode == "VUpdate" and p5 == _ON_CONFLICT_FAIL
-        ):
-            return "a conflict (OR FAIL, RAISE(FAIL)) would keep the rows before it, half a statement"
-    return None
+def _on_conflict(program: list[tuple[Any, ...]], action: int) -> bool:
+    return any(
+        (opcode in ("Halt", "HaltIfNull") and p1 and p2 == action) or (opcode == "VUpdate" and p5 == action)
+        for _, opcode, p1, p2, _, _, p5, _ in program
+    )
 
 
 def _foreign_collation(context: Context, program: list[tuple[Any, ...]], ddl: str) -> str | None:

@@ -47,8 +47,10 @@ def _has_outbox(connection: sqlite3.Connection) -> bool:
         raise
     except sqlite3.DatabaseError:
         return False  # not a database; sqlite3 says so at the first statement
+    if found:
+        Outbox.prepare(connection)
     if getattr(connection, "autocommit", None) is False:
-        sqlite3.Connection.rollback(connection)  # its first transaction must not begin with our look at the schema
+        sqlite3.Connection.commit(connection)  # the app's first transaction must not begin with our look at the schema
     return found
 
 

@@ -1,6 +1,5 @@
 """The connection: hands out recording cursors, remembers what SQLite cannot be asked for, refuses what bypasses them."""
 
-import functools
 import sqlite3
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -9,17 +8,21 @@ from .cursor import RecordingCursor
 from .outbox import Outbox
 
 
-@functools.cache
-def _combined(own: type[Any], recording: type[Any]) -> type[Any]:
+_combinations: dict[tuple[type[object], type[object]], type[Any]] = {}
+
+
+def _combined(own: type[object], recording: type[object]) -> type[Any]:
     """The app's own class in front, so that its methods end up in ours."""
     if issubclass(own, recording):
         return own
     if issubclass(recording, own):
         return recording
-    return type(own.__name__, (own, recording), {"__module__": own.__module__})
+    if (own, recording) not in _combinations:
+        _combinations[own, recording] = type(own.__name__, (own, recording), {"__module__": own.__module__})
+    return _combinations[own, recording]
 
 
-def combined_factory(own: Any, stock: type[Any], recording: type[Any]) -> type[Any]:
+def combined_factory(own: Any, stock: type[object], recording: type[object]) -> type[Any]:
     if isinstance(own, type) and issubclass(own, stock):
         return _combined(own, recording)
     raise sqlite3.NotSupportedError(

@@ -7,8 +7,8 @@ plain BEGIN: the statement then waits for the write lock exactly as it would hav
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from . import sqltext
 from .classify import Kind, Plan, is_clock_word
@@ -40,13 +40,19 @@ class RecordingCursor(sqlite3.Cursor):
         if plan is None:
             if sql.lstrip()[:6].upper() == "SELECT":  # not worth a place among the plans
                 return _execute(self, sql, parameters)
-            plan = outbox.plan(connection, sql, parameters)
+            try:
+                plan = outbox.plan(connection, sql, parameters)
+            except Exception as error:
+                self._tenant_fail_as_stock(_execute, sql, parameters, error)
         if not connection.in_transaction:
             outbox.fresh = True
         if plan.kind is Kind.PASS:
             return _execute(self, sql, parameters)
         if plan.kind is Kind.RECORD:
-            bound = _checked(plan, sql, parameters)
+            try:
+                bound = _checked(plan, sql, parameters)
+            except Exception as error:
+                self._tenant_fail_as_stock(_execute, sql, parameters, error)
             if connection.in_transaction or (plan.begins_implicitly and _begins_implicitly(connection)):
                 return self._tenant_record(plan, sql, bound)
             return self._tenant_alone(plan, sql, bound)
@@ -59,11 +65,17 @@ class RecordingCursor(sqlite3.Cursor):
         if not connection.in_transaction:
             outbox.fresh = True
         rows = iter(rows)
-        first = next(rows, _NOTHING)
+        try:
+            first = next(rows, _NOTHING)
+        except Exception as error:
+            return _executemany(self, sql, _failing(error))
         if first is _NOTHING:
             return _executemany(self, sql, ())
-        plan = outbox.plans.get(sql) or outbox.plan(connection, sql, cast(Parameters, first))
         rows = itertools.chain((first,), rows)
+        try:
+            plan = outbox.plans.get(sql) or outbox.plan(connection, sql, cast(Parameters, first))
+        except Exception as error:
+            self._tenant_fail_as_stock(_executemany, sql, rows, error)
         if plan.kind is Kind.REFUSE:
             raise refusal(sql, plan.reason)
         if plan.kind is not Kind.RECORD:
@@ -73,6 +85,8 @@ class RecordingCursor(sqlite3.Cursor):
             raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
         if connection.in_transaction or (plan.begins_implicitly and _begins_implicitly(connection)):
             return self._tenant_record_many(plan, sql, rows)
+        if plan.may_roll_back:
+            raise refusal(sql, "a conflict would take back the rows before it, which are stored already; use a transaction")
         run(connection, "BEGIN")
         try:
             return self._tenant_record_many(plan, sql, rows)
@@ -96,12 +110,22 @@ class RecordingCursor(sqlite3.Cursor):
         connection = cast("RecordingConnection", self.connection)
         return connection, connection._tenant_outbox
 
+    def _tenant_fail_as_stock(self, run_stock: Callable[..., Any], sql: str, parameters: Any, error: Exception) -> NoReturn:
+        """Values that cannot be bound: sqlite3 finds that out later, when it has opened a transaction already."""
+        if not isinstance(error, (sqlite3.OperationalError, sqlite3.NotSupportedError)):
+            run_stock(self, sql, parameters)
+            undo(self._tenant_outbox()[0])  # it was expected to raise
+        raise error
+
     def _tenant_record(self, plan: Plan, sql: str, bound: Parameters) -> Self:
         connection, outbox = self._tenant_outbox()
         ran = False
+        total = connection.total_changes if plan.only_touches else -1
         try:
             _execute(self, sql, bound)
             ran = True
+            if total == connection.total_changes:
+                return self  # recording nothing keeps it from writing to the file, which other connections would notice
             outbox.record(connection, plan, sql, bound, self.rowcount, f"[{encode(bound)}]")
         except BaseException as error:
             # An interrupt may have come between the statement and its record.
@@ -118,23 +142,22 @@ class RecordingCursor(sqlite3.Cursor):
             self._tenant_record(plan, sql, bound)
             if plan.returns_rows:
                 rows = sqlite3.Cursor.fetchall(self)
+            self._tenant_commit()
         except BaseException:
-            undo(connection)
+            undo(connection, own=True)
             raise
-        self._tenant_commit()
         if plan.returns_rows:
             serve(self, rows)
         return self
 
     def _tenant_commit(self) -> None:
         connection, _ = self._tenant_outbox()
-        if not connection.in_transaction:
-            return  # OR ROLLBACK, or undone
-        try:
-            run(connection, "COMMIT")
-        except BaseException:
-            undo(connection)
-            raise
+        if connection.in_transaction:  # no longer after OR ROLLBACK, or when undone
+            try:
+                run(connection, "COMMIT")
+            except BaseException:
+                undo(connection, own=True)
+                raise
 
     def _tenant_other(self, plan: Plan, sql: str, parameters: Any) -> Self:
         connection, outbox = self._tenant_outbox()
@@ -149,6 +172,8 @@ class RecordingCursor(sqlite3.Cursor):
                 outbox.foreign_keys = None
             else:
                 outbox.forget_plans()
+                if not connection.in_transaction:
+                    outbox.prepare(connection)
 
     def _tenant_idle(self, sql: str, parameters: Any) -> Self:
         """DDL that found nothing to do: asked again in the transaction it runs in, as another process may be faster."""
@@ -167,7 +192,7 @@ class RecordingCursor(sqlite3.Cursor):
                 self._tenant_other(plan, sql, parameters)
         except BaseException:
             if alone:
-                undo(connection)
+                undo(connection, own=True)
             raise
         if alone:
             self._tenant_commit()
@@ -216,7 +241,8 @@ class _Batch:
         self.cursor, self.plan, self.sql = cursor, plan, sql
         self.rows: list[str] = []
         self.characters = 0
-        self.changes = 0
+        self.changed = 0
+        self.total = cursor.connection.total_changes
         self.sample: Parameters = ()
         self.failed = False
 
@@ -236,12 +262,18 @@ class _Batch:
             return
         connection, outbox = self.cursor._tenant_outbox()
         self.failed = True
-        total = self.cursor.rowcount
-        changes = total - self.changes if total >= 0 else -1
-        outbox.record(connection, self.plan, self.sql, self.sample, changes, f"[{','.join(self.rows)}]")
+        changed = self.cursor.rowcount
+        if not self.plan.only_touches or connection.total_changes != self.total:
+            changes = changed - self.changed if changed >= 0 else -1
+            outbox.record(connection, self.plan, self.sql, self.sample, changes, f"[{','.join(self.rows)}]")
         self.failed = False
         self.rows.clear()
-        self.characters, self.changes = 0, total
+        self.characters, self.changed, self.total = 0, changed, connection.total_changes
+
+
+def _failing(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 def _begins_implicitly(connection: sqlite3.Connection) -> bool:

@@ -1,7 +1,8 @@
 """The outbox of one connection: writes its rows and remembers what is known about statements.
 
 Rows go through a temporary view whose trigger does the insert: that leaves `last_insert_rowid()` of the app alone,
-because SQLite restores it after a trigger.
+because SQLite restores it after a trigger. The trigger inserts OR FAIL: a statement that could be undone in part needs a
+savepoint, and at every savepoint FTS5 writes out what it has collected in memory.
 
 Plans are kept per SQL text and are worth only as much as the schema they were made for. The schema's version is looked
 at once per transaction, right after its first recorded statement: earlier would take a snapshot before the write and
@@ -26,7 +27,7 @@ _VIEW = (
     " SELECT starts, foreign_keys, made_ms, changes, sql, rows FROM main._tenant_init_outbox",
     # No schema in front of the table: a trigger may not have one. A name that temp does not have is looked up in main.
     "CREATE TEMP TRIGGER IF NOT EXISTS _tenant_init_record_insert INSTEAD OF INSERT ON _tenant_init_record BEGIN"
-    " INSERT INTO _tenant_init_outbox(starts, foreign_keys, made_ms, changes, sql, rows)"
+    " INSERT OR FAIL INTO _tenant_init_outbox(starts, foreign_keys, made_ms, changes, sql, rows)"
     " VALUES(NEW.starts, NEW.foreign_keys, NEW.made_ms, NEW.changes, NEW.sql, NEW.rows); END",
 )
 
@@ -56,6 +57,12 @@ class Outbox:
     def exists(connection: sqlite3.Connection) -> bool:
         found = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name = '_tenant_init_outbox'"
         return _number(connection, found) > 0
+
+    @staticmethod
+    def prepare(connection: sqlite3.Connection) -> None:
+        """Before a transaction, so that no ROLLBACK takes the view away again."""
+        for statement in _VIEW:
+            run(connection, statement)
 
     def plan(self, connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Plan:
         names = parameter_names(sql) if isinstance(parameters, dict) else None
@@ -109,7 +116,7 @@ class Outbox:
         try:
             cursor.execute(_RECORD, row)
         except sqlite3.OperationalError as error:
-            # Not made yet, or gone with a ROLLBACK or with PRAGMA temp_store.
+            # Made in a transaction that was rolled back.
             if "_tenant_init_record" not in str(error):
                 raise
             for statement in _VIEW:
@@ -117,12 +124,12 @@ class Outbox:
             cursor.execute(_RECORD, row)
 
 
-def undo(connection: sqlite3.Connection) -> None:
-    """Rolls the transaction back, whatever transaction control the app has chosen."""
+def undo(connection: sqlite3.Connection, own: bool = False) -> None:
+    """Rolls back the app's transaction, whatever transaction control it has chosen, or one of the adapter's own."""
     with contextlib.suppress(sqlite3.Error):
         if not connection.in_transaction:
             return
-        if getattr(connection, "autocommit", None) is False:
+        if not own and getattr(connection, "autocommit", None) is False:
             sqlite3.Connection.rollback(connection)  # it opens the next transaction as well
         else:
             run(connection, "ROLLBACK")
