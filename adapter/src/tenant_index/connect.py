@@ -38,7 +38,7 @@ def connect(*arguments: Any, **named: Any) -> Any:
     return stock_connect(*arguments, **named)
 
 
-def _has_outbox(connection: sqlite3.Connection) -> bool:
+def _has_outbox(connection: RecordingConnection) -> bool:
     try:
         found = Outbox.exists(connection)
     except sqlite3.OperationalError:
@@ -48,7 +48,7 @@ def _has_outbox(connection: sqlite3.Connection) -> bool:
     except sqlite3.DatabaseError:
         return False  # not a database; sqlite3 says so at the first statement
     if found:
-        Outbox.prepare(connection)
+        connection._tenant_outbox.prepare(connection)
     if getattr(connection, "autocommit", None) is False:
         sqlite3.Connection.commit(connection)  # the app's first transaction must not begin with our look at the schema
     return found

@@ -115,7 +115,7 @@ class RecordingConnection(sqlite3.Connection):
         if op != getattr(sqlite3, "SQLITE_DBCONFIG_ENABLE_FKEY", None):
             _bypasses("setconfig() for anything but SQLITE_DBCONFIG_ENABLE_FKEY, which changes what statements do")
         super().setconfig(op, enable)  # type: ignore[misc, unused-ignore]
-        self._tenant_outbox.foreign_keys = None
+        self._tenant_outbox.read_foreign_keys(self)
 
     def backup(self, target: sqlite3.Connection, **named: Any) -> None:
         if isinstance(target, RecordingConnection):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from . import sqltext
 from .classify import Kind, Plan, is_clock_word
-from .outbox import Outbox, refusal, run, undo
+from .outbox import Outbox, read_schema, refusal, run, undo
 from .returning import serve
 from .values import Parameters, bindable, encode, text_values
 
@@ -169,7 +169,7 @@ class RecordingCursor(sqlite3.Cursor):
             return _execute(self, sql, parameters)
         finally:
             if plan.kind is Kind.FOREIGN_KEYS:
-                outbox.foreign_keys = None
+                outbox.read_foreign_keys(connection)
             else:
                 outbox.forget_plans()
                 if not connection.in_transaction:
@@ -182,7 +182,7 @@ class RecordingCursor(sqlite3.Cursor):
         if alone:
             run(connection, "BEGIN")
         try:
-            run(connection, "SELECT 1 FROM main.sqlite_master LIMIT 1")  # reads the schema again if it has changed
+            read_schema(connection)
             plan = outbox.plan(connection, sql, parameters)
             if plan.kind is Kind.RECORD:
                 self._tenant_record(plan, sql, _checked(plan, sql, parameters))

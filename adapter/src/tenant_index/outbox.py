@@ -37,6 +37,11 @@ def run(connection: sqlite3.Connection, sql: str) -> None:
     sqlite3.Cursor(connection).execute(sql)
 
 
+def read_schema(connection: sqlite3.Connection) -> None:
+    """Compiling alone does not notice that another connection has changed the schema; running does."""
+    run(connection, "SELECT 1 FROM main.sqlite_master LIMIT 1")
+
+
 def _number(connection: sqlite3.Connection, sql: str) -> int:
     return int(sqlite3.Cursor(connection).execute(sql).fetchone()[0])
 
@@ -50,7 +55,7 @@ class Outbox:
         self.schema = _UNKNOWN
         # Nothing was recorded since the connection was last seen outside a transaction.
         self.fresh = True
-        self.foreign_keys: int | None = None
+        self.foreign_keys = 0
         self.recorded = 0
 
     @staticmethod
@@ -58,15 +63,19 @@ class Outbox:
         found = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name = '_tenant_init_outbox'"
         return _number(connection, found) > 0
 
-    @staticmethod
-    def prepare(connection: sqlite3.Connection) -> None:
+    def prepare(self, connection: sqlite3.Connection) -> None:
         """Before a transaction, so that no ROLLBACK takes the view away again."""
+        self.read_foreign_keys(connection)
         for statement in _VIEW:
             run(connection, statement)
 
     def plan(self, connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Plan:
         names = parameter_names(sql) if isinstance(parameters, dict) else None
-        plan = classify(connection, self.context, sql, bindable(parameters, names))
+        bound = bindable(parameters, names)
+        plan = classify(connection, self.context, sql, bound)
+        if plan.kind is Kind.REFUSE:
+            read_schema(connection)  # the reason may be gone
+            return classify(connection, self.context, sql, bound)
         if self.schema != _UNKNOWN and plan.kind is not Kind.IDLE:
             if len(self.plans) >= _KEPT_PLANS:
                 del self.plans[next(iter(self.plans))]
@@ -75,6 +84,12 @@ class Outbox:
 
     def forget_plans(self) -> None:
         self.plans.clear()
+
+    def read_foreign_keys(self, connection: sqlite3.Connection) -> None:
+        value = _number(connection, "PRAGMA foreign_keys")
+        if value != self.foreign_keys:
+            self.foreign_keys = value
+            self.forget_plans()  # foreign key actions are part of a statement
 
     def record(
         self, connection: sqlite3.Connection, plan: Plan, sql: str, sample: Parameters, changes: int, rows: str
@@ -85,8 +100,6 @@ class Outbox:
             self.forget_plans()
         elif self.fresh and not self._still_recorded(connection, sql, sample):
             return
-        if self.foreign_keys is None:
-            self.foreign_keys = _number(connection, "PRAGMA foreign_keys")
         counted = None if changes < 0 or plan.returns_rows else changes
         row = (int(self.fresh), self.foreign_keys, int(time.time() * 1000), counted, sql, rows)
         try:
