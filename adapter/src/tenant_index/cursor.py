@@ -171,9 +171,7 @@ class RecordingCursor(sqlite3.Cursor):
             if plan.kind is Kind.FOREIGN_KEYS:
                 outbox.read_foreign_keys(connection)
             else:
-                outbox.forget_plans()
-                if not connection.in_transaction:
-                    outbox.prepare(connection)
+                outbox.scope_changed(connection)
 
     def _tenant_idle(self, sql: str, parameters: Any) -> Self:
         """DDL that found nothing to do: asked again in the transaction it runs in, as another process may be faster."""

@@ -66,8 +66,23 @@ class Outbox:
     def prepare(self, connection: sqlite3.Connection) -> None:
         """Before a transaction, so that no ROLLBACK takes the view away again."""
         self.read_foreign_keys(connection)
+        self.forget_plans()
+        # In this order: what is compiled from now on is at least as new as this version.
+        self.schema = _number(connection, "PRAGMA main.schema_version")
+        read_schema(connection)
         for statement in _VIEW:
             run(connection, statement)
+
+    def scope_changed(self, connection: sqlite3.Connection) -> None:
+        """After DDL that is not recorded."""
+        if connection.in_transaction:
+            self._schema_changed()
+        else:
+            self.prepare(connection)
+
+    def _schema_changed(self) -> None:
+        self.schema = _UNKNOWN
+        self.forget_plans()
 
     def plan(self, connection: sqlite3.Connection, sql: str, parameters: Parameters) -> Plan:
         names = parameter_names(sql) if isinstance(parameters, dict) else None
@@ -96,8 +111,7 @@ class Outbox:
     ) -> None:
         """Records what has just run; where this raises, the transaction must not be kept (`undo`)."""
         if plan.changes_schema:
-            self.schema = _UNKNOWN
-            self.forget_plans()
+            self._schema_changed()
         elif self.fresh and not self._still_recorded(connection, sql, sample):
             return
         counted = None if changes < 0 or plan.returns_rows else changes
