@@ -1,15 +1,15 @@
 """Replaces `sqlite3.connect`: a recording connection for the tenant's index, the stock one for every other database.
 
 The index is a file named `memory.db` that has the table `_tenant_init_outbox`; tenant-init makes both before the app
-starts.
+starts. Everything but this module is imported only then: every interpreter of the image loads it.
 """
 
 import os
 import sqlite3
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .connection import RecordingConnection, combined_factory
-from .outbox import Outbox
+if TYPE_CHECKING:
+    from .connection import RecordingConnection
 
 FILE_NAME = "memory.db"
 _READ_ONLY = frozenset({"mode=ro", "mode=memory", "immutable=1", "vfs=memdb"})
@@ -25,6 +25,8 @@ def connect(*arguments: Any, **named: Any) -> Any:
     uri = arguments[_URI] if len(arguments) > _URI else named.get("uri", False)
     if not is_index(database, bool(uri)):
         return stock_connect(*arguments, **named)
+    from .connection import RecordingConnection, combined_factory
+
     given = arguments[_FACTORY] if len(arguments) > _FACTORY else named.get("factory", sqlite3.Connection)
     factory = combined_factory(given, sqlite3.Connection, RecordingConnection)
     if len(arguments) > _FACTORY:
@@ -38,9 +40,10 @@ def connect(*arguments: Any, **named: Any) -> Any:
     return stock_connect(*arguments, **named)
 
 
-def _has_outbox(connection: RecordingConnection) -> bool:
+def _has_outbox(connection: "RecordingConnection") -> bool:
+    outbox = connection._tenant_outbox
     try:
-        found = Outbox.exists(connection)
+        found = outbox.exists(connection)
     except sqlite3.OperationalError:
         # Locked, or not readable: whether to record is not known, and guessing "no" could lose writes.
         connection.close()
@@ -48,7 +51,7 @@ def _has_outbox(connection: RecordingConnection) -> bool:
     except sqlite3.DatabaseError:
         return False  # not a database; sqlite3 says so at the first statement
     if found:
-        connection._tenant_outbox.prepare(connection)
+        outbox.prepare(connection)
     if getattr(connection, "autocommit", None) is False:
         sqlite3.Connection.commit(connection)  # the app's first transaction must not begin with our look at the schema
     return found
@@ -69,7 +72,7 @@ def is_index(database: Any, uri: bool) -> bool:
 
 
 def _unquoted(path: str) -> str:
-    from urllib.parse import unquote  # noqa: PLC0415 - rarely needed, and every interpreter imports this module
+    from urllib.parse import unquote
 
     if path.startswith("//"):
         path = "/" + path[2:].partition("/")[2]
