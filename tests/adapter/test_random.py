@@ -135,8 +135,6 @@ class Sequence:
                 raise RuntimeError("the generator broke")
 
         def run(connection):
-            if "ROLLBACK" in sql and not connection.in_transaction:
-                connection.execute("BEGIN")  # refused without a transaction
             cursor = connection.cursor()
             cursor.executemany(sql, generate() if breaks or len(rows) % 2 else rows)
             return cursor.rowcount

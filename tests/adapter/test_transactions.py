@@ -96,9 +96,12 @@ def test_a_statement_without_transaction_gets_one(open_index, connection, check_
     with pytest.raises(sqlite3.IntegrityError):
         connection.executemany(INSERT, [(7,), (8,), (1,), (9,)])
     assert [row[0] for row in connection.execute("SELECT b FROM t ORDER BY b")] == [1, 7, 8]
-    with pytest.raises(sqlite3.NotSupportedError, match="transaction"):
-        connection.executemany("INSERT OR ROLLBACK INTO t(b) VALUES(?)", [(10,), (1,)])
-    assert [(entry["starts"], entry["changes"]) for entry in check_replay()[2:]] == [(1, 1), (1, None), (1, None), (1, None)]
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.executemany("INSERT OR ROLLBACK INTO t(b) VALUES(?)", [(10,), (1,), (11,)])
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        connection.executemany("INSERT INTO child VALUES(?)", [(1,), (99,), (1,)])
+    assert connection.execute("SELECT count(*) FROM child").fetchone() == (1,)
+    assert [(entry["starts"], entry["changes"]) for entry in check_replay()[2:]] == [(1, 1), (1, None), (1, None)] + [(1, 1)] * 4
 
 
 @pytest.mark.skipif(not NEW, reason="new in Python 3.12")
@@ -223,3 +226,38 @@ def test_foreign_keys_are_recorded(connection, check_replay):
     connection.execute("INSERT INTO child VALUES(99)")
     connection.commit()
     assert [entry["foreign_keys"] for entry in check_replay()[2:]] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("mode", [{}, {"isolation_level": None}] + ([{"autocommit": False}, {"autocommit": True}] if NEW else []))
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_iterator_that_uses_the_connection(open_index, connection, check_replay, tmp_path, mode, fails):
+    """Its statements and commits stand between the rows, in the outbox as well."""
+    connection.close()
+
+    def rows(connection):
+        for n in range(12):
+            if n % 3 == 1:
+                connection.execute("DELETE FROM t WHERE b = ?", (n - 1,))
+            if n in (2, 7):
+                connection.commit()
+            if n == 5:
+                connection.rollback()
+            if n == 9:
+                connection.executemany(INSERT, [("nested", ), ("rows", )])
+            yield (n if n < 11 or not fails else object(),)
+
+    def run(connection):
+        try:
+            connection.executemany(INSERT, rows(connection))
+        except sqlite3.Error:
+            pass
+        state = connection.in_transaction
+        connection.commit()
+        return state, connection.execute("SELECT * FROM t ORDER BY a").fetchall()
+
+    stock = sqlite3.connect(tmp_path / "stock.db", **mode)
+    stock.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b UNIQUE)")
+    stock.commit()
+    assert run(open_index(**mode)) == run(stock)
+    stock.close()
+    check_replay()

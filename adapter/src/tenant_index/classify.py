@@ -42,7 +42,7 @@ class Plan:
     begins_implicitly: bool = False
     returns_rows: bool = False
     only_touches: bool = False  # UPDATE or DELETE: where no row changed, nothing did
-    may_roll_back: bool = False  # a conflict ends the transaction (OR ROLLBACK)
+    fails_with_others: bool = False  # an error would take other rows of the transaction with it
     asks_dates: bool = False  # uses a date function: no value may say 'now'
     names: tuple[str, ...] = field(default=())
 
@@ -183,7 +183,7 @@ def _judge(
         begins_implicitly=sqltext.begins_implicitly(sql),
         returns_rows=returns,
         only_touches=not ddl and not returns and all(event[0] != sqlite3.SQLITE_INSERT or event[4] for event in events),
-        may_roll_back=_on_conflict(program, _ON_CONFLICT_ROLLBACK),
+        fails_with_others=_on_conflict(program, _ON_CONFLICT_ROLLBACK) or _defers(program),
         asks_dates=dates,
         names=sqltext.parameter_names(sql),
     )
@@ -247,6 +247,11 @@ def _on_conflict(program: list[tuple[Any, ...]], action: int) -> bool:
         (opcode in ("Halt", "HaltIfNull") and p1 and p2 == action) or (opcode == "VUpdate" and p5 == action)
         for _, opcode, p1, p2, _, _, p5, _ in program
     )
+
+
+def _defers(program: list[tuple[Any, ...]]) -> bool:
+    """Whether a foreign key is looked at only when the transaction ends."""
+    return any(row[1] == "FkCounter" and row[2] for row in program)
 
 
 def _foreign_collation(context: Context, program: list[tuple[Any, ...]], ddl: str) -> str | None:

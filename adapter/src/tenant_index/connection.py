@@ -56,22 +56,30 @@ class RecordingConnection(sqlite3.Connection):
     def total_changes(self) -> int:
         return super().total_changes - self._tenant_outbox.recorded
 
-    # ---- where autocommit is False, the next transaction begins as soon as one has ended ----
+    # ---- ends of a transaction: only an executemany in progress has to hear of them ----
 
     def commit(self) -> None:
+        self._tenant_record_batch()
         super().commit()
         self._tenant_transaction_ended()
 
     def rollback(self) -> None:
+        self._tenant_record_batch()
         super().rollback()
         self._tenant_transaction_ended()
 
     def __exit__(self, *error: Any) -> Any:
+        self._tenant_record_batch()
         result = super().__exit__(*error)
         self._tenant_transaction_ended()
         return result
 
+    def _tenant_record_batch(self) -> None:
+        if self._tenant_outbox.batch is not None:
+            self._tenant_outbox.batch.record()
+
     def _tenant_transaction_ended(self) -> None:
+        # There, the next transaction begins as soon as one has ended.
         if getattr(self, "autocommit", None) is False:
             self._tenant_outbox.fresh = True
 

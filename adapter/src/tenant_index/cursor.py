@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from . import sqltext
 from .classify import Kind, Plan, is_clock_word
-from .outbox import Outbox, read_schema, refusal, run, undo
+from .outbox import Outbox, read_schema, refusal, run, shortened, undo
 from .returning import serve
 from .values import Parameters, bindable, encode, text_values
 
@@ -36,6 +36,10 @@ class RecordingCursor(sqlite3.Cursor):
         if not isinstance(sql, str) or sql[:6] in _SELECT:
             return _execute(self, sql, parameters)
         connection, outbox = self._tenant_outbox()
+        if outbox.batch is not None:
+            outbox.batch.record()
+        if not connection.in_transaction:
+            outbox.fresh = True
         plan = outbox.plans.get(sql)
         if plan is None:
             if sql.lstrip()[:6].upper() == "SELECT":  # not worth a place among the plans
@@ -44,8 +48,6 @@ class RecordingCursor(sqlite3.Cursor):
                 plan = outbox.plan(connection, sql, parameters)
             except Exception as error:
                 self._tenant_fail_as_stock(_execute, sql, parameters, error)
-        if not connection.in_transaction:
-            outbox.fresh = True
         if plan.kind is Kind.PASS:
             return _execute(self, sql, parameters)
         if plan.kind is Kind.RECORD:
@@ -62,8 +64,11 @@ class RecordingCursor(sqlite3.Cursor):
         if not isinstance(sql, str):
             return _executemany(self, sql, rows)
         connection, outbox = self._tenant_outbox()
+        if outbox.batch is not None:
+            outbox.batch.record()
         if not connection.in_transaction:
             outbox.fresh = True
+        steady = isinstance(rows, (list, tuple))
         rows = iter(rows)
         try:
             first = next(rows, _NOTHING)
@@ -83,16 +88,7 @@ class RecordingCursor(sqlite3.Cursor):
         if plan.returns_rows:
             # sqlite3 says so only after it has run the first row.
             raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
-        if connection.in_transaction or (plan.begins_implicitly and _begins_implicitly(connection)):
-            return self._tenant_record_many(plan, sql, rows)
-        if plan.may_roll_back:
-            raise refusal(sql, "a conflict would take back the rows before it, which are stored already; use a transaction")
-        run(connection, "BEGIN")
-        try:
-            return self._tenant_record_many(plan, sql, rows)
-        finally:
-            # Rows before a failing one stay, as they do without a transaction.
-            self._tenant_commit()
+        return self._tenant_record_many(plan, sql, rows, steady)
 
     def executescript(self, sql_script: str, /) -> Self:
         if not isinstance(sql_script, str) or "\0" in sql_script:
@@ -213,29 +209,38 @@ class RecordingCursor(sqlite3.Cursor):
 
     # ---- many rows ----
 
-    def _tenant_record_many(self, plan: Plan, sql: str, rows: Iterator[Any]) -> Self:
-        connection, _ = self._tenant_outbox()
-        batch = _Batch(self, plan, sql)
+    def _tenant_record_many(self, plan: Plan, sql: str, rows: Iterator[Any], steady: bool) -> Self:
+        connection, outbox = self._tenant_outbox()
+        outer, batch = outbox.batch, _Batch(self, plan, sql, steady)
+        outbox.batch = batch
         try:
             try:
                 _executemany(self, sql, batch.feed(rows))
-            except Exception:
-                # Rows before the failing one are in the transaction, if there still is one.
-                if not batch.failed and connection.in_transaction:
+            finally:
+                # Rows before a failing one are in the transaction, if there still is one.
+                if connection.in_transaction:
                     batch.record()
-                raise
-            batch.record()
         except BaseException as error:
             if batch.failed or not isinstance(error, Exception):
                 undo(connection)
             raise
+        finally:
+            outbox.batch = outer
+            if batch.alone:
+                self._tenant_commit()
         return self
 
 
 class _Batch:
-    """Rows of one executemany on their way to the outbox; a row counts once sqlite3 asks for the next."""
+    """Rows of one executemany on their way to the outbox; a row counts once sqlite3 asks for the next.
 
-    def __init__(self, cursor: RecordingCursor, plan: Plan, sql: str) -> None:
+    Between two rows the app's own iterator runs, and may use the connection: whatever it does there first has the rows
+    before it recorded (`Outbox.batch`). Outside a transaction each row has one of its own, as in sqlite3; all share one
+    only if nobody could tell the difference: the rows are a list (`steady`) and an error concerns one row only.
+    """
+
+    def __init__(self, cursor: RecordingCursor, plan: Plan, sql: str, steady: bool) -> None:
+        self.share = steady and not plan.fails_with_others
         self.cursor, self.plan, self.sql = cursor, plan, sql
         self.rows: list[str] = []
         self.characters = 0
@@ -243,19 +248,32 @@ class _Batch:
         self.total = cursor.connection.total_changes
         self.sample: Parameters = ()
         self.failed = False
+        self.alone = False
 
     def feed(self, rows: Iterator[Any]) -> Iterator[Parameters]:
+        connection, outbox = self.cursor._tenant_outbox()
         for row in rows:
             bound = _checked(self.plan, self.sql, row)
+            if not connection.in_transaction:
+                run(connection, "BEGIN")
+                self.alone = outbox.fresh = True
             yield bound
+            failed, self.failed = self.failed, True
             encoded = encode(bound)
+            self.failed = failed
             self.rows.append(encoded)
             self.characters += len(encoded)
             self.sample = bound
-            if len(self.rows) >= _CHUNK_ROWS or self.characters >= _CHUNK_CHARACTERS:
+            if self.alone and not self.share:
+                self.record()
+                self.alone = False
+                self.cursor._tenant_commit()
+            elif len(self.rows) >= _CHUNK_ROWS or self.characters >= _CHUNK_CHARACTERS:
                 self.record()
 
     def record(self) -> None:
+        if self.failed:
+            raise sqlite3.OperationalError(f"tenant-index: earlier rows could not be recorded: {shortened(self.sql)}")
         if not self.rows:
             return
         connection, outbox = self.cursor._tenant_outbox()

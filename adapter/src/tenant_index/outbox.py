@@ -14,6 +14,7 @@ schema back.
 import contextlib
 import sqlite3
 import time
+from typing import Protocol
 
 from .classify import Context, Kind, Plan, classify
 from .sqltext import parameter_names
@@ -46,8 +47,12 @@ def _number(connection: sqlite3.Connection, sql: str) -> int:
     return int(sqlite3.Cursor(connection).execute(sql).fetchone()[0])
 
 
+class Batch(Protocol):
+    def record(self) -> None: ...
+
+
 class Outbox:
-    __slots__ = ("context", "foreign_keys", "fresh", "plans", "recorded", "schema")
+    __slots__ = ("batch", "context", "foreign_keys", "fresh", "plans", "recorded", "schema")
 
     def __init__(self) -> None:
         self.context = Context()
@@ -57,6 +62,8 @@ class Outbox:
         self.fresh = True
         self.foreign_keys = 0
         self.recorded = 0
+        # Rows that have run and are not recorded yet; to be recorded before anything else happens.
+        self.batch: Batch | None = None
 
     @staticmethod
     def exists(connection: sqlite3.Connection) -> bool:
