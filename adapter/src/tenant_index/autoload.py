@@ -1,0 +1,5 @@
+"""Imported by tenant_index.pth when the interpreter starts; no program needs to know of the adapter."""
+
+from .connect import install
+
+install()
