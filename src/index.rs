@@ -11,8 +11,10 @@
 //! Nothing here decides when; the supervisor does. Every call is one or a few HTTP requests with a time limit each
 //! (`remote`), and SQLite is used only in `spawn_blocking`.
 
+mod build;
 pub mod compare;
 mod error;
+mod fence;
 pub mod lease;
 mod local;
 pub mod open;

@@ -145,12 +145,34 @@ pub(super) fn status(status: u16, body: &[u8], target: &Target) -> IndexError {
 pub(super) fn said_by_server(error: &libsql_hrana::proto::Error, target: &Target) -> IndexError {
     IndexError::Unreachable {
         url: target.url.clone(),
-        reason: Reason::Failing(network::shorten(&format!(
-            "with an error: {} ({})",
-            redacted(&error.message, target),
-            error.code
-        ))),
+        reason: Reason::Failing(format!("with an error: {}", words(error, target))),
     }
+}
+
+/// The server's words: one short line without our token.
+pub(super) fn words(error: &libsql_hrana::proto::Error, target: &Target) -> String {
+    network::shorten(&format!("{} ({})", redacted(&error.message, target), error.code))
+}
+
+/// The server could not do it now; trying again may help. Everything else is about the statement.
+pub(super) fn is_outage(error: &libsql_hrana::proto::Error) -> bool {
+    const CODES: [&str; 13] = [
+        "BUSY",
+        "LOCKED",
+        "TIMEOUT",
+        "EXPIRED",
+        "IOERR",
+        "FULL",
+        "INTERRUPT",
+        "NOMEM",
+        "BLOCKED",
+        "CANTOPEN",
+        "PROTOCOL",
+        "READONLY",
+        "INTERNAL",
+    ];
+    let code = error.code.to_uppercase();
+    CODES.iter().any(|part| code.contains(part))
 }
 
 fn redacted(text: &str, target: &Target) -> String {
@@ -191,6 +213,32 @@ mod tests {
             assert_eq!(error.exit(), exit, "{code}: {error}");
             assert!(error.to_string().contains("notes.turso.io"), "{error}");
             assert!(!error.advice().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_busy_is_not_a_statement_that_is_wrong() {
+        let error = |code: &str| libsql_hrana::proto::Error {
+            message: "no".into(),
+            code: code.into(),
+        };
+        for code in [
+            "SQLITE_BUSY",
+            "STREAM_EXPIRED",
+            "TRANSACTION_TIMEOUT",
+            "SQLITE_IOERR_FSYNC",
+            "SQL_WRITE_BLOCKED",
+        ] {
+            assert!(is_outage(&error(code)), "{code}");
+        }
+        for code in [
+            "SQLITE_CONSTRAINT",
+            "SQLITE_UNKNOWN",
+            "SQL_PARSE_ERROR",
+            "ARGS_INVALID",
+            "",
+        ] {
+            assert!(!is_outage(&error(code)), "{code}");
         }
     }
 

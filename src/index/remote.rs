@@ -122,11 +122,24 @@ impl Remote {
         }
     }
 
-    /// Runs `steps` in one request.
+    /// Runs `steps` in one request. For steps that every libSQL server can run.
     ///
     /// # Errors
-    /// No answer, or one to the whole request; what became of each step is in the [`Answer`].
+    /// No answer, or an error for the whole request; what became of each step is in the [`Answer`].
     pub(crate) async fn batch(&self, steps: Vec<BatchStep>, limit: Duration) -> Result<Answer, IndexError> {
+        self.call(steps, limit).await?.map_err(|error| self.failed(&error))
+    }
+
+    /// Runs `steps` in one request. For steps that somebody else wrote: the server reads all of them before it runs any,
+    /// and its words about one that it cannot read are the inner error.
+    ///
+    /// # Errors
+    /// No usable answer.
+    pub(crate) async fn call(
+        &self,
+        steps: Vec<BatchStep>,
+        limit: Duration,
+    ) -> Result<Result<Answer, Error>, IndexError> {
         let count = steps.len();
         let body = PipelineReqBody {
             baton: None,
@@ -150,8 +163,10 @@ impl Remote {
         match answer.results.into_iter().next() {
             Some(StreamResult::Ok {
                 response: StreamResponse::Batch(batch),
-            }) => Answer::checked(batch.result, count).ok_or_else(|| error::not_libsql(target)),
-            Some(StreamResult::Error { error }) => Err(self.failed(&error)),
+            }) => Answer::checked(batch.result, count)
+                .map(Ok)
+                .ok_or_else(|| error::not_libsql(target)),
+            Some(StreamResult::Error { error }) => Ok(Err(error)),
             _ => Err(error::not_libsql(target)),
         }
     }
@@ -186,6 +201,11 @@ impl Remote {
     /// What an error of a step means when the step itself cannot be to blame.
     pub(crate) fn failed(&self, error: &Error) -> IndexError {
         error::said_by_server(error, &self.0.target)
+    }
+
+    /// The server's words for a message: one short line without our token.
+    pub(crate) fn words(&self, error: &Error) -> String {
+        error::words(error, &self.0.target)
     }
 
     /// An answer whose content is none that tenant-init writes.
