@@ -159,7 +159,11 @@ impl Remote {
         let answer = tokio::time::timeout(limit, self.post(body, limit))
             .await
             .map_err(|_elapsed| error::silent(target, limit))??;
-        let answer: PipelineRespBody = serde_json::from_slice(&answer).map_err(|_| error::not_libsql(target))?;
+        let answer: PipelineRespBody = match serde_json::from_slice(&answer) {
+            Ok(answer) => answer,
+            Err(_) if is_pipeline(&answer) => return Ok(Err(unreadable())),
+            Err(_) => return Err(error::not_libsql(target)),
+        };
         match answer.results.into_iter().next() {
             Some(StreamResult::Ok {
                 response: StreamResponse::Batch(batch),
@@ -214,6 +218,18 @@ impl Remote {
             url: self.url().to_owned(),
             reason: what.into(),
         }
+    }
+}
+
+/// It is an answer, but one with a value that the protocol's types do not know: sqld sends an infinite number as `null`.
+fn is_pipeline(answer: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(answer).is_ok_and(|answer| answer["results"].is_array())
+}
+
+fn unreadable() -> Error {
+    Error {
+        message: "the answer holds a value that cannot be read, perhaps an infinite number".into(),
+        code: "UNREADABLE".into(),
     }
 }
 

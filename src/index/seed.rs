@@ -40,11 +40,12 @@ impl Shipper {
     /// # Errors
     /// [`ShipError`]; after one it has to be run again, from its beginning.
     pub async fn reseed(&mut self, mut progress: impl FnMut(u64)) -> Result<u64, ShipError> {
-        if self.seed.is_none() {
+        let cleared = self.clear().await;
+        if self.seed.is_none() && !matches!(cleared, Err(ShipError::Fenced { .. })) {
             // Whatever happens from here on, nothing can be shipped before this has been done.
             self.seed = Some(ShipError::Diverged("seeding it was interrupted".into()));
         }
-        let mut place = self.clear().await?;
+        let mut place = cleared?;
         let (path, lineage) = self.path();
         let (sender, mut parts) = mpsc::channel(1);
         let limits = self.limits;

@@ -14,6 +14,7 @@ pub const BUCKET: &str = "notes";
 
 /// A server that is killed and whose folder is removed with this value.
 pub struct Server {
+    command: Command,
     child: Child,
     pub address: SocketAddr,
     pub dir: TempDir,
@@ -31,25 +32,55 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// As if the machine had lost its power.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Once more, on the same address and folder.
+    pub fn restart(&mut self) {
+        self.child = Server::spawn(&mut self.command, &self.dir);
+        self.wait();
+    }
+
     fn start(mut command: Command, address: SocketAddr, dir: TempDir) -> Server {
+        let child = Server::spawn(&mut command, &dir);
+        let mut server = Server {
+            command,
+            child,
+            address,
+            dir,
+        };
+        server.wait();
+        server
+    }
+
+    fn spawn(command: &mut Command, dir: &TempDir) -> Child {
         let log = std::fs::File::create(dir.path().join("server.log")).unwrap();
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut server = Server { child, address, dir };
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    fn wait(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(address).is_err() {
-            let log = || std::fs::read_to_string(server.dir.path().join("server.log")).unwrap_or_default();
-            if let Some(status) = server.child.try_wait().unwrap() {
-                panic!("{command:?} ended with {status}:\n{}", log());
+        while TcpStream::connect(self.address).is_err() {
+            let log = || std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{:?} ended with {status}:\n{}", self.command, log());
             }
-            assert!(Instant::now() < deadline, "{command:?} does not listen:\n{}", log());
+            assert!(
+                Instant::now() < deadline,
+                "{:?} does not listen:\n{}",
+                self.command,
+                log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 }
 
