@@ -19,6 +19,7 @@ use libsql_hrana::proto::{Row, Value};
 use super::error::IndexError;
 use super::remote::{Answer, Remote, ask, run, step, step_after, step_unless};
 use super::value::{count, integer, text, text_of};
+use crate::exit::Exit;
 
 /// Milliseconds since 1970 by the server's clock.
 pub(super) const NOW: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
@@ -104,6 +105,17 @@ pub enum LeaseError {
     /// The database did not do it.
     #[error(transparent)]
     Index(#[from] IndexError),
+}
+
+impl LeaseError {
+    /// The exit code that a start which fails with this deserves.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            LeaseError::Held { .. } | LeaseError::OtherTenant(_) | LeaseError::Lost { .. } => Exit::Refused,
+            LeaseError::Index(error) => error.exit(),
+        }
+    }
 }
 
 /// The lease row.

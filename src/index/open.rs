@@ -16,8 +16,8 @@
 //! * Between rename and claim: the file's lineage is one that the database does not know. The app has not run, so
 //!   nothing is in its queue, and it is restored once more. The other way round (claim first) a crash would leave a
 //!   database that names a file which never existed: just as harmless, but meanwhile no file at all could continue.
-//! * The claim's answer is lost: either it was carried out, then the file continues at the next attempt, or it was
-//!   not, then it is restored once more.
+//! * The claim's answer is lost: either it was carried out, then the file continues at the next attempt (which reads the
+//!   row anew), or it was not, then it is restored once more.
 //! * Another machine takes the lease meanwhile: the claim changes nothing, and the start fails with `Lost`.
 //!
 //! An empty file for an empty database is claimed in the same way. A file that seeds the database is not claimed before:
@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use super::build::{Build, BuildError};
 use super::error::IndexError;
+use super::fence;
 use super::lease::{self, Granted, LeaseError, RemoteState};
 use super::local::{self, Local, blocking};
 use super::outbox;
@@ -36,6 +37,7 @@ use super::remote::{Remote, run};
 use super::restore::{self, RestoreError};
 use super::schema::Catalog;
 use super::value::{number, text};
+use crate::exit::Exit;
 
 /// How the local file became usable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +104,18 @@ pub enum OpenError {
     Local(String),
 }
 
+impl OpenError {
+    /// The exit code that a start which fails with this deserves.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            OpenError::Index(error) => error.exit(),
+            OpenError::Lost { .. } => Exit::Refused,
+            OpenError::Local(_) => Exit::Machine,
+        }
+    }
+}
+
 /// Makes `path` usable. The lease is held (`granted`) and nothing else has the file open.
 ///
 /// `owner` is uid and gid that a new file is given. `call_limit` bounds each request.
@@ -116,6 +130,7 @@ pub async fn open(
     call_limit: Duration,
 ) -> Result<Opened, OpenError> {
     let started = Instant::now();
+    let granted = &now(remote, granted, call_limit).await?;
     let place = path.to_owned();
     let local = blocking(move || local::inspect(&place))
         .await
@@ -144,6 +159,21 @@ pub async fn open(
         discarded,
         took: started.elapsed(),
     })
+}
+
+/// `granted` as it is now: an earlier attempt may have claimed the database without hearing of it.
+async fn now(remote: &Remote, granted: &Granted, limit: Duration) -> Result<Granted, OpenError> {
+    match fence::look(remote, limit).await? {
+        Some(lease) if lease.epoch == granted.epoch => Ok(Granted {
+            lineage: lease.lineage,
+            position: lease.position,
+            state: lease.state,
+            ..granted.clone()
+        }),
+        other => Err(OpenError::Lost {
+            holder: fence::holder(other.as_ref()),
+        }),
+    }
 }
 
 /// What to do with the two sides.
@@ -284,8 +314,12 @@ impl Steps<'_> {
         match lease::fenced(self.remote, run(sql, args), self.limit).await {
             Ok(()) => Ok(()),
             Err(LeaseError::Index(error)) => Err(error.into()),
-            Err(LeaseError::Lost { holder } | LeaseError::Held { holder, .. }) => Err(OpenError::Lost { holder }),
-            Err(LeaseError::OtherTenant(words)) => Err(OpenError::Local(words)),
+            Err(_elsewhere) => {
+                // Lost, or somebody without the lease wrote to the row.
+                now(self.remote, self.granted, self.limit).await?;
+                let words = "its content changed while the local file was made from it";
+                Err(self.remote.nonsense(words).into())
+            }
         }
     }
 }

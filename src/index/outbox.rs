@@ -14,6 +14,9 @@ use super::local;
 use super::ship::{ShipError, ShipLimits};
 use super::value::{self, BadValue};
 
+/// An outbox row cannot be split, and is not read into memory when it is larger than this. Seeding sends row by row.
+const LARGEST_ROW: usize = 32 << 20;
+
 /// What is recorded and not in the database yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pending {
@@ -33,9 +36,8 @@ pub struct Pending {
 /// # Errors
 /// [`ShipError::Local`].
 pub fn pending(path: &Path, after: u64) -> Result<Pending, ShipError> {
-    match path.try_exists() {
-        Ok(false) => return Ok(Pending::default()),
-        Ok(true) | Err(_) => {}
+    if let Ok(false) = path.try_exists() {
+        return Ok(Pending::default());
     }
     let connection = local::connect(path).map_err(ShipError::Local)?;
     match local::lineage(&connection) {
@@ -207,18 +209,22 @@ fn metas(connection: &Connection, position: u64, most: usize) -> rusqlite::Resul
 }
 
 fn items(connection: &Connection, after: u64, last: u64) -> rusqlite::Result<Vec<Item>> {
-    let sql = "SELECT changes, sql, rows FROM _tenant_init_outbox WHERE id > ?1 AND id <= ?2 ORDER BY id";
+    let sql = "SELECT changes, substr(sql, 1, ?3), CASE WHEN octet_length(sql) + octet_length(rows) <= ?3 THEN rows END \
+               FROM _tenant_init_outbox WHERE id > ?1 AND id <= ?2 ORDER BY id";
     let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map((id(after), id(last)), |row| {
-        let changes: Option<i64> = row.get(0)?;
-        let sql: String = row.get(1)?;
-        let rows: String = row.get(2)?;
-        Ok(Item {
-            changes: changes.and_then(|changes| changes.try_into().ok()),
-            stmts: value::recorded(&sql, &rows),
-            sql,
-        })
-    })?;
+    let rows = statement.query_map(
+        (id(after), id(last), i64::try_from(LARGEST_ROW).unwrap_or(i64::MAX)),
+        |row| {
+            let changes: Option<i64> = row.get(0)?;
+            let sql: String = row.get(1)?;
+            let rows: Option<String> = row.get(2)?;
+            Ok(Item {
+                changes: changes.and_then(|changes| changes.try_into().ok()),
+                stmts: rows.map_or(Err(BadValue::TooLarge), |rows| value::recorded(&sql, &rows)),
+                sql,
+            })
+        },
+    )?;
     rows.collect()
 }
 

@@ -156,12 +156,20 @@ impl Remote {
         let target = &self.0.target;
         // Values that JSON cannot carry never get here (`value`).
         let body = serde_json::to_vec(&body).map_err(|_| error::not_libsql(target))?;
-        let answer = tokio::time::timeout(limit, self.post(body, limit))
+        let (status, answer) = tokio::time::timeout(limit, self.post(body, limit))
             .await
             .map_err(|_elapsed| error::silent(target, limit))??;
+        match status {
+            200 => {}
+            413 => return Ok(Err(about("REQUEST_TOO_LARGE", "the request is too large"))),
+            _ => return Err(error::status(status, &answer, target)),
+        }
         let answer: PipelineRespBody = match serde_json::from_slice(&answer) {
             Ok(answer) => answer,
-            Err(_) if is_pipeline(&answer) => return Ok(Err(unreadable())),
+            Err(_) if is_pipeline(&answer) => {
+                let words = "the answer holds a value that cannot be read, perhaps an infinite number";
+                return Ok(Err(about("UNREADABLE", words)));
+            }
             Err(_) => return Err(error::not_libsql(target)),
         };
         match answer.results.into_iter().next() {
@@ -175,7 +183,8 @@ impl Remote {
         }
     }
 
-    async fn post(&self, body: Vec<u8>, limit: Duration) -> Result<Vec<u8>, IndexError> {
+    /// Status and body.
+    async fn post(&self, body: Vec<u8>, limit: Duration) -> Result<(u16, Vec<u8>), IndexError> {
         let Inner { pipeline, target, .. } = &*self.0;
         let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = client
@@ -196,10 +205,7 @@ impl Remote {
             }
             answer.extend_from_slice(&chunk);
         }
-        match status {
-            200 => Ok(answer),
-            _ => Err(error::status(status, &answer, target)),
-        }
+        Ok((status, answer))
     }
 
     /// What an error of a step means when the step itself cannot be to blame.
@@ -226,10 +232,11 @@ fn is_pipeline(answer: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(answer).is_ok_and(|answer| answer["results"].is_array())
 }
 
-fn unreadable() -> Error {
+/// An error in the server's form: about what was sent, not about the server.
+fn about(code: &str, message: &str) -> Error {
     Error {
-        message: "the answer holds a value that cannot be read, perhaps an infinite number".into(),
-        code: "UNREADABLE".into(),
+        message: message.into(),
+        code: code.into(),
     }
 }
 

@@ -105,12 +105,15 @@ pub(super) enum BadValue {
     Malformed,
     /// The protocol cannot carry it.
     Infinite,
+    /// One recorded row that no request should have.
+    TooLarge,
 }
 
 impl fmt::Display for BadValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             BadValue::Malformed => "its recorded values are not readable",
+            BadValue::TooLarge => "its values are too large for one request",
             BadValue::Infinite => "an infinite number cannot be sent",
         })
     }

@@ -3,38 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tenant_init::credentials::Index;
 use tenant_init::exit::Exit;
 use tenant_init::index::{IndexError, Remote};
 
-use crate::support;
-
-/// Signs tokens the way Turso does (EdDSA), for sqld's `--auth-jwt-key-file`.
-struct Issuer(Ed25519KeyPair);
-
-impl Issuer {
-    fn new() -> Issuer {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        Issuer(Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap())
-    }
-
-    fn public(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0.public_key())
-    }
-
-    /// `lifetime` in seconds from now.
-    fn token(&self, lifetime: i64) -> String {
-        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT"}"#);
-        let expires = jiff::Timestamp::now().as_second() + lifetime;
-        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"a":"rw","exp":{expires}}}"#));
-        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(format!("{header}.{claims}").as_bytes()));
-        format!("{header}.{claims}.{signature}")
-    }
-}
+use crate::support::{self, Issuer};
 
 async fn database(url: &str, token: Option<&str>) -> Remote {
     let index = Index {

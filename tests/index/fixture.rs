@@ -60,7 +60,11 @@ pub struct Machine {
 impl Machine {
     /// Takes the lease with an empty disk.
     pub async fn new(url: &str, holder: &str) -> Machine {
-        let remote = remote(url, None);
+        Machine::with_token(url, holder, None).await
+    }
+
+    pub async fn with_token(url: &str, holder: &str, token: Option<&str>) -> Machine {
+        let remote = remote(url, token);
         let granted = lease::acquire(&remote, &claimant(holder), None, LIMIT).await.unwrap();
         let dir = TempDir::new().unwrap();
         Machine {

@@ -6,7 +6,7 @@ use tenant_init::exit::Exit;
 use tenant_init::index::{Claimant, Granted, LeaseError, Remote, RemoteState, lease};
 
 use crate::fixture::{LIMIT, Machine, claimant, remote, there};
-use crate::support;
+use crate::support::{self, Issuer};
 
 async fn acquire(remote: &Remote, claimant: &Claimant) -> Result<Granted, LeaseError> {
     lease::acquire(remote, claimant, None, LIMIT).await
@@ -229,5 +229,33 @@ async fn an_outage_and_a_newer_format_are_no_refusals() {
             assert!(error.to_string().contains("newer tenant-init"), "{error}");
         }
         other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_token_counts_for_everything_and_is_never_shown() {
+    let issuer = Issuer::new();
+    let server = support::sqld(Some(&issuer.public()));
+    let good = remote(&server.url(), Some(&issuer.token(3600)));
+    let granted = acquire(&good, &claimant("a")).await.unwrap();
+    lease::renew(&good, granted.epoch, Duration::from_secs(60), LIMIT)
+        .await
+        .unwrap();
+    for (what, token) in [
+        ("expired", issuer.token(-3600)),
+        ("of another issuer", Issuer::new().token(3600)),
+        ("may only read", issuer.token_for("ro", 3600)),
+    ] {
+        let bad = remote(&server.url(), Some(&token));
+        for error in [
+            acquire(&bad, &claimant("a")).await.unwrap_err(),
+            lease::renew(&bad, granted.epoch, Duration::from_secs(60), LIMIT)
+                .await
+                .unwrap_err(),
+        ] {
+            assert_eq!(error.exit(), Exit::Refused, "{what}: {error}");
+            assert!(matches!(error, LeaseError::Index(_)), "{what}: {error}");
+            assert!(!format!("{error} {error:?}").contains(&token), "{what}: {error}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 // clippy.toml lets tests unwrap; their helpers are tests too.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod chaos;
 mod fixture;
 mod lease;
 mod open;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tenant_init::exit::Exit;
-use tenant_init::index::{How, IndexError, ShipError, ShipLimits, lease, pending};
+use tenant_init::index::{How, IndexError, ShipError, ShipLimits, Shipper, lease, pending};
 
-use crate::fixture::{App, LIMIT, Machine, claimant, ship, tenant, there};
+use crate::fixture::{App, LIMIT, Machine, TTL, claimant, remote, ship, tenant, there};
 use crate::proxy::Proxy;
-use crate::support;
+use crate::support::{self, Issuer};
 
 const ROWS_OF_NOTES: u64 = 3;
 
@@ -369,4 +369,46 @@ async fn another_file_under_the_name_is_not_shipped() {
         ShipError::Local(words) => assert!(words.contains("started again"), "{words}"),
         other => panic!("{other}"),
     }
+}
+
+#[tokio::test]
+async fn with_a_token_everything_works_and_a_rejected_one_loses_nothing() {
+    let issuer = Issuer::new();
+    let server = support::sqld(Some(&issuer.public()));
+    let token = issuer.token(3600);
+    let machine = Machine::with_token(&server.url(), "a", Some(&token)).await;
+    let opened = machine.open().await;
+    let app = machine.app();
+    app.schema();
+    app.notes(1..4);
+    for bad in [issuer.token(-3600), issuer.token_for("ro", 3600)] {
+        let remote = remote(&server.url(), Some(&bad));
+        let limits = ShipLimits::default();
+        let mut shipper = Shipper::new(remote, &machine.path, &machine.granted, &opened, TTL, limits);
+        let error = shipper.round().await.unwrap_err();
+        assert!(
+            matches!(error, ShipError::Index(IndexError::Rejected { .. })),
+            "{error}"
+        );
+        assert!(!format!("{error} {error:?} {shipper:?}").contains(&bad), "{error}");
+    }
+    let mut shipper = machine.shipper(&opened);
+    ship(&mut shipper).await.unwrap();
+    shipper.reseed(|_| ()).await.unwrap();
+    machine.same(3 * ROWS_OF_NOTES + 1).await;
+}
+
+#[tokio::test]
+async fn one_recorded_row_over_the_limits_goes_alone() {
+    let (_server, machine, opened, app) = tenant().await;
+    let mut shipper = machine.shipper(&opened);
+    ship(&mut shipper).await.unwrap();
+    // Three executemany of 3000 rows each, then one value of 3 MB.
+    app.notes(1..3001);
+    app.write(&[(
+        "INSERT INTO pairs VALUES ('large', 1, ?)",
+        json!([["x".repeat(3_000_000)]]),
+    )]);
+    ship(&mut shipper).await.unwrap();
+    machine.same(3000 * ROWS_OF_NOTES + 2).await;
 }
