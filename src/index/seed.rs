@@ -6,6 +6,9 @@
 //!
 //! The file is read in one read transaction while the app goes on writing: the copy is the state at its beginning, and
 //! what was recorded after that is shipped as usual.
+//!
+//! A value over the server's own limit (sqld: 5 MB) cannot be in the database at all: seeding ends with `Replay` each
+//! time, the app works on, and the index is rebuilt from the notes when the disk is lost.
 
 use libsql_hrana::proto::Stmt;
 use rusqlite::Connection;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod chaos;
+mod compare;
 mod fixture;
 mod lease;
 mod open;
