@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use super::Target;
+use super::remote::Target;
 use crate::exit::Exit;
 use crate::storage::network::{self, Reason};
 
@@ -96,47 +96,88 @@ pub(super) fn not_libsql(target: &Target) -> IndexError {
     }
 }
 
-/// Judges the text of a libsql error. An answer with a status reads `… status=401 Unauthorized, body=…`.
-pub(super) fn classify(text: &str, target: &Target, limit: Duration) -> IndexError {
-    let secret = target.token.as_ref().map_or("", |token| token.expose_secret());
-    let text = network::redact(text, &[secret]);
-    let url = target.url.clone();
-    if let Some((status, body)) = answer(&text) {
-        let said = said(body).unwrap_or_else(|| format!("status {status}"));
-        return match status {
-            401 | 403 => IndexError::Rejected { url, said },
-            429 | 500.. => IndexError::Unreachable {
-                url,
-                reason: Reason::Failing(format!("with status {status}")),
-            },
-            _ => IndexError::Misconfigured {
-                url,
-                reason: format!("it answered with status {status} ({said})"),
-            },
-        };
-    }
-    if text.contains("http error") {
-        return IndexError::Unreachable {
-            url,
-            reason: Reason::from_text(&text, &target.host, limit, limit),
-        };
-    }
-    if text.contains("json error") || text.contains("unexpected response") {
-        return not_libsql(target);
-    }
-    // The server took the token and the request, and could not run `SELECT 1`.
+/// No answer: no connection, or a broken one.
+pub(super) fn broken(error: reqwest::Error, target: &Target, connect: Duration, limit: Duration) -> IndexError {
+    let error = error.without_url();
+    let reason = if error.is_connect() && error.is_timeout() {
+        Reason::NoConnection(connect)
+    } else if error.is_timeout() {
+        Reason::Silent(limit)
+    } else {
+        Reason::from_text(&network::chain(&error), &target.host, connect, limit)
+    };
     IndexError::Unreachable {
-        url,
-        reason: Reason::Failing(network::shorten(&format!("with an error: {text}"))),
+        url: target.url.clone(),
+        reason,
     }
 }
 
-/// Status and body out of `status=401 Unauthorized, body=…`.
-fn answer(text: &str) -> Option<(u16, &str)> {
-    let rest = text.split_once("status=")?.1;
-    let status = rest.get(..3)?.parse().ok()?;
-    let body = rest.split_once("body=").map_or("", |(_, body)| body);
-    Some((status, body.trim_end_matches('`')))
+/// An answer with a status other than 200.
+pub(super) fn status(status: u16, body: &[u8], target: &Target) -> IndexError {
+    let url = target.url.clone();
+    let text = std::str::from_utf8(body).map(|text| redacted(text, target));
+    let said = text
+        .as_ref()
+        .ok()
+        .and_then(|text| said(text))
+        .unwrap_or_else(|| format!("status {status}"));
+    match status {
+        401 | 403 => IndexError::Rejected { url, said },
+        429 | 500.. => {
+            let unlike = if text.is_err() {
+                ", and not like a libSQL server"
+            } else {
+                ""
+            };
+            IndexError::Unreachable {
+                url,
+                reason: Reason::Failing(format!("with status {status}{unlike}")),
+            }
+        }
+        _ => IndexError::Misconfigured {
+            url,
+            reason: format!("it answered with status {status} ({said})"),
+        },
+    }
+}
+
+/// The server took token and request, and could not do what needs nothing but a working server.
+pub(super) fn said_by_server(error: &libsql_hrana::proto::Error, target: &Target) -> IndexError {
+    IndexError::Unreachable {
+        url: target.url.clone(),
+        reason: Reason::Failing(format!("with an error: {}", words(error, target))),
+    }
+}
+
+/// The server's words: one short line without our token.
+pub(super) fn words(error: &libsql_hrana::proto::Error, target: &Target) -> String {
+    network::shorten(&format!("{} ({})", redacted(&error.message, target), error.code))
+}
+
+/// The server could not do it now; trying again may help. Everything else is about the statement.
+pub(super) fn is_outage(error: &libsql_hrana::proto::Error) -> bool {
+    const CODES: [&str; 13] = [
+        "BUSY",
+        "LOCKED",
+        "TIMEOUT",
+        "EXPIRED",
+        "IOERR",
+        "FULL",
+        "INTERRUPT",
+        "NOMEM",
+        "BLOCKED",
+        "CANTOPEN",
+        "PROTOCOL",
+        "READONLY",
+        "INTERNAL",
+    ];
+    let code = error.code.to_uppercase();
+    CODES.iter().any(|part| code.contains(part))
+}
+
+fn redacted(text: &str, target: &Target) -> String {
+    let secret = target.token.as_ref().map_or("", |token| token.expose_secret());
+    network::redact(text, &[secret])
 }
 
 /// The server's words out of a body such as `{"error":"…"}`.
@@ -153,46 +194,58 @@ mod tests {
         Target {
             url: "https://notes.turso.io".into(),
             host: "notes.turso.io".into(),
+            tls: true,
             token: Some("TOKENEXAMPLE".to_owned().into()),
         }
     }
 
     #[test]
     fn every_answer_has_its_exit_code() {
-        for (text, exit) in [
-            (
-                "Hrana: `api error: `status=401 Unauthorized, body={\"error\":\"expired\"}``",
-                Exit::Refused,
-            ),
-            ("Hrana: `api error: `status=403 Forbidden, body=``", Exit::Refused),
-            (
-                "Hrana: `api error: `status=404 Not Found, body=page not found``",
-                Exit::Config,
-            ),
-            (
-                "Hrana: `api error: `status=503 Service Unavailable, body=``",
-                Exit::Unavailable,
-            ),
-            ("Hrana: `json error: `expected value at line 1 column 1``", Exit::Config),
-            ("Hrana: `http error: `connection error: whatever``", Exit::Unavailable),
-            (
-                "Hrana: `stream error: `Error { message: \"disk I/O error\" }``",
-                Exit::Unavailable,
-            ),
+        for (code, body, exit) in [
+            (401, "{\"error\":\"expired\"}", Exit::Refused),
+            (403, "", Exit::Refused),
+            (404, "page not found", Exit::Config),
+            (301, "", Exit::Config),
+            (429, "", Exit::Unavailable),
+            (503, "", Exit::Unavailable),
         ] {
-            let error = classify(text, &target(), Database::PROBE_TIMEOUT);
-            assert_eq!(error.exit(), exit, "{text}: {error}");
+            let error = status(code, body.as_bytes(), &target());
+            assert_eq!(error.exit(), exit, "{code}: {error}");
             assert!(error.to_string().contains("notes.turso.io"), "{error}");
             assert!(!error.advice().is_empty());
         }
     }
 
-    use super::super::Database;
+    #[test]
+    fn a_server_that_is_busy_is_not_a_statement_that_is_wrong() {
+        let error = |code: &str| libsql_hrana::proto::Error {
+            message: "no".into(),
+            code: code.into(),
+        };
+        for code in [
+            "SQLITE_BUSY",
+            "STREAM_EXPIRED",
+            "TRANSACTION_TIMEOUT",
+            "SQLITE_IOERR_FSYNC",
+            "SQL_WRITE_BLOCKED",
+        ] {
+            assert!(is_outage(&error(code)), "{code}");
+        }
+        for code in [
+            "SQLITE_CONSTRAINT",
+            "SQLITE_UNKNOWN",
+            "SQL_PARSE_ERROR",
+            "ARGS_INVALID",
+            "",
+        ] {
+            assert!(!is_outage(&error(code)), "{code}");
+        }
+    }
 
     #[test]
     fn the_servers_words_are_kept_and_the_token_is_not() {
-        let text = "Hrana: `api error: `status=401 Unauthorized, body={\"error\":\"token TOKENEXAMPLE has expired\"}``";
-        let error = classify(text, &target(), Database::PROBE_TIMEOUT);
+        let body = b"{\"error\":\"token TOKENEXAMPLE has expired\"}";
+        let error = status(401, body, &target());
         assert!(error.to_string().contains("token [redacted] has expired"), "{error}");
         assert!(!format!("{error:?}").contains("TOKENEXAMPLE"));
     }

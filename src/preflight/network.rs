@@ -8,7 +8,7 @@ use super::Finding;
 use crate::config::{self, Config};
 use crate::credentials::{Bundle, CredentialsError, Fault};
 use crate::exit::Exit;
-use crate::index::Database;
+use crate::index::Remote;
 use crate::storage::network::without_userinfo;
 use crate::storage::{Bucket, StorageError, Timeouts, describe_skew};
 
@@ -188,9 +188,9 @@ pub(super) async fn database(bundle: Option<&Bundle>) -> Finding {
         return Finding::skipped(DATABASE, "none is configured: the index is a local file");
     };
     let started = Instant::now();
-    let probed = match Database::connect(index).await {
+    let probed = match Remote::connect(index) {
         Ok(database) => database
-            .probe(Database::PROBE_TIMEOUT)
+            .probe(Remote::PROBE_TIMEOUT)
             .await
             .map(|probe| (database, probe.latency)),
         Err(error) => Err(error),

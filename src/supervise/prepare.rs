@@ -9,7 +9,7 @@ use crate::config::{Config, Environment};
 use crate::core::event::{Driver, Event, Failure, Prepared};
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
-use crate::index::Database;
+use crate::index::Remote;
 use crate::mount::{self, Tombstones};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
@@ -23,7 +23,7 @@ const CLOCK_PRECISION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2)
 pub struct Tenant {
     pub bundle: Bundle,
     pub bucket: Bucket,
-    pub database: Option<Database>,
+    pub database: Option<Remote>,
     pub driver: Driver,
     /// uid and gid that own the files of the mount: the app's.
     pub owner: (u32, u32),
@@ -137,11 +137,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
     let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     let database = match &bundle.index {
-        Some(index) => Some(
-            Database::connect(index)
-                .await
-                .map_err(|e| Failure::new(e.exit(), e.to_string()))?,
-        ),
+        Some(index) => Some(Remote::connect(index).map_err(|e| Failure::new(e.exit(), e.to_string()))?),
         None => None,
     };
     let prepared = Prepared {

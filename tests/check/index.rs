@@ -1,47 +1,20 @@
-//! `Database::probe`: the right exit code and words for each way an index database can fail.
+//! `Remote::probe`: the right exit code and words for each way an index database can fail.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::rand::SystemRandom;
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use tenant_init::credentials::Index;
 use tenant_init::exit::Exit;
-use tenant_init::index::{Database, IndexError};
+use tenant_init::index::{IndexError, Remote};
 
-use crate::support;
+use crate::support::{self, Issuer};
 
-/// Signs tokens the way Turso does (EdDSA), for sqld's `--auth-jwt-key-file`.
-struct Issuer(Ed25519KeyPair);
-
-impl Issuer {
-    fn new() -> Issuer {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-        Issuer(Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap())
-    }
-
-    fn public(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0.public_key())
-    }
-
-    /// `lifetime` in seconds from now.
-    fn token(&self, lifetime: i64) -> String {
-        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT"}"#);
-        let expires = jiff::Timestamp::now().as_second() + lifetime;
-        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"a":"rw","exp":{expires}}}"#));
-        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(format!("{header}.{claims}").as_bytes()));
-        format!("{header}.{claims}.{signature}")
-    }
-}
-
-async fn database(url: &str, token: Option<&str>) -> Database {
+async fn database(url: &str, token: Option<&str>) -> Remote {
     let index = Index {
         url: url.into(),
         auth_token: token.map(|token| token.to_owned().into()),
     };
-    Database::connect(&index).await.unwrap()
+    Remote::connect(&index).unwrap()
 }
 
 /// The failure, after checking what every failure has to keep to.
@@ -69,8 +42,8 @@ async fn tokens_good_and_bad() {
     let issuer = Issuer::new();
     let server = support::sqld(Some(&issuer.public()));
     let good = database(&server.url(), Some(&issuer.token(3600))).await;
-    let first = good.probe(Database::PROBE_TIMEOUT).await.unwrap();
-    let second = good.probe(Database::PROBE_TIMEOUT).await.unwrap();
+    let first = good.probe(Remote::PROBE_TIMEOUT).await.unwrap();
+    let second = good.probe(Remote::PROBE_TIMEOUT).await.unwrap();
     println!("database probe: first {:?}, then {:?}", first.latency, second.latency);
 
     for (what, token) in [
@@ -87,7 +60,7 @@ async fn tokens_good_and_bad() {
 
     let none = database(&server.url(), None).await;
     assert_eq!(
-        none.probe(Database::PROBE_TIMEOUT).await.unwrap_err().exit(),
+        none.probe(Remote::PROBE_TIMEOUT).await.unwrap_err().exit(),
         Exit::Refused
     );
 }
@@ -97,7 +70,7 @@ async fn a_server_without_authentication_needs_no_token() {
     let server = support::sqld(None);
     database(&server.url(), None)
         .await
-        .probe(Database::PROBE_TIMEOUT)
+        .probe(Remote::PROBE_TIMEOUT)
         .await
         .unwrap();
 }
@@ -155,7 +128,6 @@ async fn something_else_answers() {
     }
 }
 
-/// libsql unwraps the UTF-8 of an error page: that must not end the caller.
 #[tokio::test]
 async fn an_error_page_that_is_not_text_is_survived() {
     let mut answer = b"HTTP/1.1 500 Oops\r\ncontent-length: 2\r\nconnection: close\r\n\r\n".to_vec();

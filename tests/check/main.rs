@@ -5,4 +5,6 @@
 
 mod index;
 mod storage;
+// Each of the two test programs uses a part of it.
+#[allow(dead_code)]
 mod support;

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use tempfile::TempDir;
 
 pub const KEY_ID: &str = "AKIDEXAMPLE";
@@ -14,6 +18,7 @@ pub const BUCKET: &str = "notes";
 
 /// A server that is killed and whose folder is removed with this value.
 pub struct Server {
+    command: Command,
     child: Child,
     pub address: SocketAddr,
     pub dir: TempDir,
@@ -31,25 +36,55 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// As if the machine had lost its power.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Once more, on the same address and folder.
+    pub fn restart(&mut self) {
+        self.child = Server::spawn(&mut self.command, &self.dir);
+        self.wait();
+    }
+
     fn start(mut command: Command, address: SocketAddr, dir: TempDir) -> Server {
+        let child = Server::spawn(&mut command, &dir);
+        let mut server = Server {
+            command,
+            child,
+            address,
+            dir,
+        };
+        server.wait();
+        server
+    }
+
+    fn spawn(command: &mut Command, dir: &TempDir) -> Child {
         let log = std::fs::File::create(dir.path().join("server.log")).unwrap();
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut server = Server { child, address, dir };
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    fn wait(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(address).is_err() {
-            let log = || std::fs::read_to_string(server.dir.path().join("server.log")).unwrap_or_default();
-            if let Some(status) = server.child.try_wait().unwrap() {
-                panic!("{command:?} ended with {status}:\n{}", log());
+        while TcpStream::connect(self.address).is_err() {
+            let log = || std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{:?} ended with {status}:\n{}", self.command, log());
             }
-            assert!(Instant::now() < deadline, "{command:?} does not listen:\n{}", log());
+            assert!(
+                Instant::now() < deadline,
+                "{:?} does not listen:\n{}",
+                self.command,
+                log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 }
 
@@ -86,6 +121,34 @@ pub fn sqld(public_key: Option<&str>) -> Server {
         command.arg("--auth-jwt-key-file").arg(file);
     }
     Server::start(command, address, dir)
+}
+
+/// Signs tokens the way Turso does (EdDSA), for sqld's `--auth-jwt-key-file`.
+pub struct Issuer(Ed25519KeyPair);
+
+impl Issuer {
+    pub fn new() -> Issuer {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Issuer(Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap())
+    }
+
+    pub fn public(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.public_key())
+    }
+
+    /// May do everything. `lifetime` in seconds from now.
+    pub fn token(&self, lifetime: i64) -> String {
+        self.token_for("rw", lifetime)
+    }
+
+    /// `access`: `rw` or `ro`.
+    pub fn token_for(&self, access: &str, lifetime: i64) -> String {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"JWT"}"#);
+        let expires = jiff::Timestamp::now().as_second() + lifetime;
+        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"a":"{access}","exp":{expires}}}"#));
+        let signature = URL_SAFE_NO_PAD.encode(self.0.sign(format!("{header}.{claims}").as_bytes()));
+        format!("{header}.{claims}.{signature}")
+    }
 }
 
 /// The program that `variable` names, else the one that the project's own script fetches.
