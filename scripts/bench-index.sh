@@ -4,7 +4,7 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-need_packages podman runc
+need_packages podman runc openssl
 RCLONE=$("$REPO/scripts/fetch-rclone.sh")
 SQLD=$("$REPO/scripts/fetch-sqld.sh")
 venv=$("$REPO/scripts/test-venv.sh")

@@ -125,8 +125,8 @@ def measure(variants, options):
                     continue
                 title, word = f"Round {rtt} {number}", f"word{rtt}x{number}"
                 identifier = f"bench/round-{rtt}-{number}"
-                variant.measure(rtt, "write_note", title=title, directory="bench",
-                                content=f"# {title}\nA note about {word}.\n\n- [fact] it was measured #bench\n- relates_to [[Seed 1]]")
+                text = f"# {title}\nA note about {word}.\n\n- [fact] it was measured #bench\n- relates_to [[Seed1]]"
+                variant.measure(rtt, "write_note", title=title, directory="bench", content=text)
                 variant.measure(rtt, "read_note", identifier=identifier)
                 variant.measure(rtt, "search_notes", query=word)
                 variant.measure(rtt, "edit_note", identifier=identifier, operation="append", content="\nOne more line.")
@@ -151,8 +151,9 @@ def boots(variants, options):
 def seed(variant, notes):
     """Notes that are there before anything is measured."""
     for number in range(notes):
-        variant.mcp.call("write_note", title=f"Seed{number}", directory="seed",
-                         content=f"# Seed{number}\nSomething about seed{number}.\n\n- [fact] number {number}\n- relates_to [[Seed{number // 2}]]")
+        title, friend = f"Seed{number}", f"Seed{number // 2}"
+        variant.mcp.call("write_note", title=title, directory="seed",
+                         content=f"# {title}\nSomething about {title}.\n\n- [fact] number {number}\n- relates_to [[{friend}]]")
     wait_until(lambda: variant.container.status()["uploads"]["queued"] == 0, 60)
 
 
@@ -177,8 +178,9 @@ def report(variants, options, boot_times, failed):
     for name, times in boot_times.items():
         variant, rtt = name.split()
         ready, finds = zip(*times)
-        starts.append({"variant": variant, "rtt_ms": int(rtt), "samples": len(times), "ready_s": round(statistics.median(ready), 2),
-                       "found_s": round(statistics.median(finds), 2), "ready_max_s": round(max(ready), 2)})
+        starts.append({"variant": variant, "rtt_ms": int(rtt), "samples": len(times),
+                       "ready_s": round(statistics.median(ready), 2), "ready_max_s": round(max(ready), 2),
+                       "found_s": round(statistics.median(finds), 2), "found_max_s": round(max(finds), 2)})
     return {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "notes": options.notes, "calls": calls, "boots": starts,
             "failures": failed + [f"{v.name}: {f}" for v in variants for f in v.failures]}
 

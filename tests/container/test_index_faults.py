@@ -87,6 +87,11 @@ def named(fault):
 
 
 @pytest.fixture(scope="module")
+def tenant(make_indexed_tenant):
+    return make_indexed_tenant(env={"TENANT_INIT_LIMITS__STOP_TIMEOUT": "20s"})  # one stop here waits in vain
+
+
+@pytest.fixture(scope="module")
 def machine(tenant):
     machine = tenant.machine().start().wait_ready()
     machine.write("Anchor", "A zebra that is always there.")
@@ -128,14 +133,14 @@ def test_the_app_goes_on_and_nothing_is_missing_afterwards(tenant, machine, outa
         title = use_it(machine, outage.__name__)
         at = wait_until(lambda: (s := machine.status())["index"]["lag_seconds"] > 2 and s, 30, "a lag is shown", every=0.2)
         assert at["index"]["outbox"] > 0
-        wait_until(lambda: machine.status()["database"]["reachable"] is False, 60, "the database is said to be away", every=0.2)
         expected = "database_rejected" if outage is token_revoked else "database_unreachable"
         wait_until(lambda: expected in machine.reasons(), 60, lambda: f"{expected}: {machine.status()['reasons']}", every=0.2)
+        assert outage is token_revoked or machine.status()["database"]["reachable"] is False
         assert machine.status()["services"]["app"]["restarts"] == before, "the app has nothing to do with it"
     machine.wait_shipped(60)
     tenant.wait_same(machine)
     once(tenant, title)
-    wait_until(lambda: machine.status()["phase"] == "ready" and not machine.status()["reasons"], 30, "it says that all is well", every=0.2)
+    wait_until(lambda: (s := machine.status())["phase"] == "ready" and not s["reasons"], 30, "it says that all is well", every=0.2)
     assert machine.status()["database"]["reachable"] is True
     assert machine.status()["services"]["index"]["restarts"] == 0, "an outage is no reason to seed anything again"
 
@@ -207,11 +212,11 @@ def test_a_stop_that_cannot_ship_says_so_and_the_same_disk_finishes_it(tenant, m
     again.wait_shipped()
     tenant.wait_same(again, words=("badger",))
     once(tenant, "Held")
-    again.kill()  # the next test wants a dead machine
+    assert again.stop().code == 0
 
 
 def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
-    machine = tenant.machine(disk=tenant.machines[-1].disk if tenant.machines else None).start().wait_ready()
+    machine = tenant.alone().machine().start().wait_ready()
     tenant.proxy.refuse()
     for number in range(5):
         machine.write(f"Orphan {number}", f"A meerkat {number}.")
@@ -251,7 +256,7 @@ def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
 def test_no_start_without_the_database_and_one_as_soon_as_it_is_back(tenant, outage):
     """Whether the machine waits or ends with 69 and is started again: it is never ready meanwhile, and says why."""
     disk = tenant.folder / f"boot-{outage.__name__}"
-    machine = tenant.machine(disk)
+    machine = tenant.alone().machine(disk)
     with outage(tenant):
         machine.start()
         wait_until(lambda: not machine.running() or "database_unreachable" in machine.reasons(), 60, machine.log, every=0.2)
@@ -272,7 +277,7 @@ def test_no_start_without_the_database_and_one_as_soon_as_it_is_back(tenant, out
 def test_a_rejected_token_ends_the_start(tenant):
     """Waiting does not make a token right, and without a lease nothing may be written."""
     url = tenant.sqld.url_at(tenant.proxy.port, token=tenant.sqld.token(lifetime=-60))
-    before = tenant.lease()
+    before = tenant.alone().lease()
     end = tenant.machine(database_url=url).start().wait(60)
     assert end.code == 77, end
     assert tenant.sqld.tenants_token not in end.last_line and "database" in end.last_line

@@ -99,7 +99,8 @@ def test_a_sleeper_without_an_heir_goes_on(tenant, line):
     sleeper, epoch = line.current, tenant.lease()["epoch"]
     sleeper.freeze()
     expires = tenant.lease()["expires_ms"]
-    wait_until(lambda: tenant.sqld.query("SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)")[0][0] > expires + 500, 30, "it expires", every=0.2)
+    now = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    wait_until(lambda: tenant.sqld.query(now)[0][0] > expires + 500, 30, "it expires", every=0.2)
     sleeper.thaw()
     sleeper.write("Awake", "A rested dormouse.")
     tenant.wait_same(sleeper, words=("dormouse",))

@@ -24,6 +24,7 @@ class Snapshot:
                if name not in shadows and table not in shadows
                and not _NOT_COMPARED.match(name) and not _NOT_COMPARED.match(table)}
         self.tables = sorted(name for name, (kind, _, _) in own.items() if kind == "table")
+        self._without_rowid = {name for name in self.tables if "WITHOUT ROWID" in _words(own[name][2]).upper()}
         # Tables are compared by their columns: ALTER TABLE leaves other words on the two sides, never another meaning.
         self.definitions = {f"{kind} {name}": _words(sql) for name, (kind, _, sql) in own.items() if kind != "table"}
         self.columns = {table: run(f"SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo('{table}')")
@@ -37,6 +38,8 @@ class Snapshot:
     def _rows(self, table):
         # Hidden columns of a virtual table (its own name, `rank`) have no content; generated ones (2, 3) have.
         names = ", ".join(f'"{column[0]}"' for column in self.columns[table] if column[5] != 1)
+        if table in self._without_rowid:
+            return dict(enumerate(self.run(f'SELECT {names} FROM "{table}"')))  # in the order of its key
         return {row[0]: row[1:] for row in self.run(f'SELECT rowid, {names} FROM "{table}" ORDER BY rowid')}
 
     def matches(self, table, word):
@@ -98,6 +101,19 @@ def copy(memory_db):
     with closing(sqlite3.connect(f"file:{memory_db}?mode=ro", uri=True, timeout=10)) as source:
         source.backup(target)
     return target
+
+
+def damage(sqld):
+    """What the server's own checks say about the database's tables and its full-text index, in words."""
+    said = [line for line, in sqld.query("SELECT * FROM pragma_integrity_check") if line != "ok"]
+    said += [f"foreign key: {row}" for row in sqld.query("SELECT * FROM pragma_foreign_key_check")]
+    for table, sql in sqld.query("SELECT name, sql FROM sqlite_schema WHERE type = 'table'"):
+        if _is_virtual(sql) and "FTS5" in sql.upper():
+            try:
+                sqld.query(f"INSERT INTO \"{table}\"(\"{table}\") VALUES ('integrity-check')")
+            except ValueError as error:
+                said.append(f"full-text index {table}: {error}")
+    return said
 
 
 def outbox(memory_db):

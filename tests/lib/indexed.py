@@ -76,19 +76,20 @@ class Machine(Container):
 
     def _state(self):
         at = self.status()
-        return {name: at[name] for name in ("phase", "reasons", "index", "database", "lease")} | {"service": at["services"]["index"]}
+        said = {name: at[name] for name in ("phase", "reasons", "index", "database", "lease")}
+        return said | {"service": at["services"]["index"]}
 
 
 class IndexedTenant:
     """Bucket and database of one tenant, in `folder`. `proxy` is the network between every machine and the database."""
 
-    def __init__(self, folder, sqld_binary, lease_ttl="5s"):
+    def __init__(self, folder, sqld_binary, lease_ttl="5s", env=None):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.s3 = S3Server(self.folder)
         self.sqld = Sqld(self.folder, binary=sqld_binary, auth=True)
         self.proxy = FaultProxy(self.sqld.port)
-        self.env = {"TENANT_INIT_INDEX__LEASE_TTL": lease_ttl}
+        self.env = {"TENANT_INIT_INDEX__LEASE_TTL": lease_ttl, **(env or {})}
         self.machines = []
 
     def start(self):
@@ -110,6 +111,12 @@ class IndexedTenant:
         url = database_url or self.sqld.url_at(self.proxy.port)
         self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}))
         return self.machines[-1]
+
+    def alone(self):
+        """Kills whatever machine still runs (after a test that failed), so that the next one waits for nobody but the lease."""
+        for machine in self.machines:
+            machine.remove()
+        return self
 
     def wait_same(self, machine, seconds=60, words=("zebra", "note")):
         """Until the machine's file and the database are the same index. basic-memory may still be working on notes."""

@@ -129,7 +129,8 @@ class Sqld:
         headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.token()}"
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v2/pipeline", json.dumps({"requests": requests}).encode(), headers)
+        body = json.dumps({"requests": requests}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v2/pipeline", body, headers)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)["results"]

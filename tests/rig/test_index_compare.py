@@ -54,6 +54,7 @@ def change(path, *statements):
 
 def test_the_same_index_has_no_differences(file, server):
     assert index.differences(file, server) == []
+    assert index.damage(server) == []
 
 
 def test_ours_and_vectors_are_not_compared(file, server):
