@@ -266,9 +266,10 @@ def test_no_start_without_the_database_and_one_as_soon_as_it_is_back(tenant, out
         else:
             end = machine.wait()
             assert end.code == 69 and "database" in end.last_line, end
-    if not machine.running():
-        machine = tenant.machine(disk).start()
-    machine.wait_ready()
+    if machine.running():
+        machine.wait_ready()
+    else:
+        machine = tenant.ready_machine(disk)
     machine.write(f"After {outage.__name__}", "A heron after a late start.")
     tenant.wait_same(machine, words=("heron",))
     assert machine.stop().code == 0
@@ -288,7 +289,7 @@ def test_answers_that_are_lost_while_the_lease_is_taken(make_indexed_tenant):
     """The lease is ours and we do not know it: a start that holds on to that would wait for itself."""
     tenant: IndexedTenant = make_indexed_tenant("lost")
     tenant.proxy.swallow_next(matching=b"_tenant_init_lease", count=2)
-    machine = tenant.machine().start().wait_ready()
+    machine = tenant.ready_machine()
     assert tenant.proxy.counters.swallowed == 2
     machine.write("First", "A zebra despite everything.")
     tenant.wait_same(machine)

@@ -17,6 +17,7 @@ class Line:
     def __init__(self, tenant):
         self.tenant = tenant
         self.current = tenant.machine().start().wait_ready()
+        self.first_disk = self.current.disk
         self.current.write("Anchor", "A zebra that is always there.")
 
     def rival(self):
@@ -115,6 +116,17 @@ def test_a_waiting_machine_can_be_stopped(tenant, line):
     assert end.code == 0 and end.seconds < 15, end
     assert tenant.lease()["epoch"] == before
     assert line.current.status()["lease"]["held"] is True
+
+
+def test_a_disk_that_missed_other_machines_does_not_speak_for_the_tenant(tenant, line):
+    """What it holds is of a life before: the database is newer, and is restored over it."""
+    line.current.write("Meanwhile", "An egret.")
+    assert line.current.stop().code == 0
+    back = tenant.machine(disk=line.first_disk).start().wait_ready()
+    assert back.events("index_restored") and not back.events("index_continued")
+    assert back.finds("egret", "Meanwhile")
+    tenant.wait_same(back, words=("egret", "zebra", "heron"))
+    line.current = back
 
 
 def test_another_tenants_database_is_refused_and_nothing_is_written(tenant, line, make_indexed_tenant):

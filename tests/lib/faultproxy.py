@@ -63,7 +63,7 @@ class FaultProxy:
         self._mode = ("ok", None)
         self._swallow = None  # (how many, predicate)
         self._clients = set()
-        self._server = None
+        self._server = self._loop = None
         self.seen = deque(maxlen=200)  # first lines of the last requests, for a test that fails
 
     # -- life --
@@ -79,9 +79,10 @@ class FaultProxy:
             self._loop.run_until_complete(self._listen())
             ready.set()
             self._loop.run_forever()
-            for task in asyncio.all_tasks(self._loop):
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.sleep(0))
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.close()
 
         self._thread = threading.Thread(target=work, name="faultproxy", daemon=True)
@@ -91,7 +92,7 @@ class FaultProxy:
         return self
 
     def close(self):
-        if self._loop.is_closed():
+        if self._loop is None or self._loop.is_closed():
             return
         self._do(self._stop_listening())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -190,6 +191,8 @@ class FaultProxy:
         await asyncio.sleep((round_trips + 0.5) * self.rtt_ms / 1000)
         await self._open.wait()
         mode, detail = self._mode
+        if mode == "refuse":
+            raise ConnectionError("refused while the request was on its way")
         if mode == "status":
             self._counters.injected += 1
             await asyncio.sleep(self.rtt_ms / 2000)

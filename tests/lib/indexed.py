@@ -112,6 +112,19 @@ class IndexedTenant:
         self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}))
         return self.machines[-1]
 
+    def ready_machine(self, disk=None, tries=5, **kwargs):
+        """A ready machine, as a platform gets one: a start that ended with 69 (nothing to reach) is tried again on its disk."""
+        for _ in range(tries):
+            machine = self.machine(disk, **kwargs).start()
+            wait_until(lambda: not machine.running() or machine.get("/readyz")[0] == 200, 120,
+                       lambda: f"ready or ended:\n{machine.log()[-4000:]}", every=0.2)
+            if machine.running():
+                return machine
+            end = machine.wait()
+            assert end.code == 69, f"{end}\n{machine.log()[-4000:]}"
+            disk = machine.disk
+        raise AssertionError(f"not ready after {tries} starts: {end.last_line}")
+
     def alone(self):
         """Kills whatever machine still runs (after a test that failed), so that the next one waits for nobody but the lease."""
         for machine in self.machines:

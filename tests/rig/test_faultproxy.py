@@ -125,6 +125,17 @@ def test_silence_holds_everything_back_and_delivers_late(proxy, server):
     wait_until(lambda: server.done == [b"late"], 3, "the late request arrives")
 
 
+def test_what_silence_held_back_does_not_pass_a_refusal(proxy, server):
+    proxy.silent()
+    connection = connect(proxy)
+    connection.request("POST", "/", b"held")
+    wait_until(lambda: proxy.counters.requests == 1, 3, "the request is at the proxy")
+    proxy.refuse()
+    proxy.ok()
+    assert post(connect(proxy), b"next") == (200, b"next")
+    assert server.done == [b"next"]
+
+
 def test_cut_connections_do_not_keep_new_ones_away(proxy):
     connection = connect(proxy)
     post(connection, b"a")
