@@ -154,7 +154,9 @@ def seed(variant, notes):
         title, friend = f"Seed{number}", f"Seed{number // 2}"
         variant.mcp.call("write_note", title=title, directory="seed",
                          content=f"# {title}\nSomething about {title}.\n\n- [fact] number {number}\n- relates_to [[{friend}]]")
-    wait_until(lambda: variant.container.status()["uploads"]["queued"] == 0, 60)
+    # What is still on its way to the bucket would be measured with the first rounds.
+    wait_until(lambda: variant.container.status()["uploads"]["queued"] == 0, 300,
+               lambda: f"the notes are uploaded: {variant.container.status()['uploads']}", every=0.5)
 
 
 def report(variants, options, boot_times, failed):

@@ -88,7 +88,8 @@ def named(fault):
 
 @pytest.fixture(scope="module")
 def tenant(make_indexed_tenant):
-    return make_indexed_tenant(env={"TENANT_INIT_LIMITS__STOP_TIMEOUT": "20s"})  # one stop here waits in vain
+    # One stop here waits in vain, and one test waits for the lag to be too long.
+    return make_indexed_tenant(env={"TENANT_INIT_LIMITS__STOP_TIMEOUT": "20s", "TENANT_INIT_INDEX__MAX_LAG": "8s"})
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,10 @@ def test_the_app_goes_on_and_nothing_is_missing_afterwards(tenant, machine, outa
 
 
 def test_a_lag_is_a_reason_of_its_own(machine, tenant):
-    with silent(tenant):
+    with refused(tenant):
         machine.write("Laggard", "A sloth.")
         wait_until(lambda: "index_lagging" in machine.reasons(), 60, lambda: str(machine.status()["reasons"]), every=0.3)
+        assert machine.get("/readyz")[0] == 503, "what is not stored for too long is a reason to send nothing more here"
     machine.wait_shipped()
 
 
@@ -221,7 +223,7 @@ def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
     for number in range(5):
         machine.write(f"Orphan {number}", f"A meerkat {number}.")
     wait_until(lambda: machine.status()["index"]["outbox"] > 0, 10, "the outbox is filled")
-    wait_until(lambda: machine.status()["uploads"]["queued"] == 0, 60, "the notes are in the bucket", every=0.2)
+    wait_until(lambda: machine.status()["uploads"]["queued"] == 0, 120, "the notes are in the bucket", every=0.2)
     machine.kill()
     tenant.proxy.ok()
     assert "Orphan 0" not in tenant.titles()
@@ -236,7 +238,7 @@ def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
     tenant.proxy.refuse()
     for number in range(3):
         again.write(f"Foundling {number}", f"A tarsier {number}.")
-    wait_until(lambda: again.status()["uploads"]["queued"] == 0, 60, "the notes are in the bucket", every=0.2)
+    wait_until(lambda: again.status()["uploads"]["queued"] == 0, 120, "the notes are in the bucket", every=0.2)
     again.kill()
     tenant.proxy.ok()
     fresh = tenant.machine().start().wait_ready()
