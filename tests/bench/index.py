@@ -85,7 +85,10 @@ class Variant:
         begin = time.monotonic()
         ready = self.start()
         wait_until(lambda: found(self.mcp, word), 300, f"{self.name}: {word} is found", every=0.02)
-        return ready, time.monotonic() - begin
+        took = time.monotonic() - begin
+        if self.name == "ours" and '"index_restored"' not in self.container.log():
+            self.failures.append("the index was not restored from the database: these boots are something else")
+        return ready, took
 
     def measure(self, rtt, call, **arguments):
         before = self.proxy.counters if self.proxy else None
@@ -207,10 +210,9 @@ def show(result):
         print(f"{name}: {words}")
 
 
-def main():
+def options_of_the_command_line():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
-    parser.add_argument("--rtt", type=numbers, default=[0, 20, 100], help="added round trip times in ms (default: 0,20,100)")
+    parser.add_argument("--rtt", type=_numbers, default=[0, 20, 100], help="added round trip times in ms (default: 0,20,100)")
     parser.add_argument("--samples", type=int, default=15, help="rounds at each of them (default: 15)")
     parser.add_argument("--naive-samples", type=int, default=3, help="of these, with the naive one, which takes minutes (default: 3)")
     parser.add_argument("--variants", default="local,ours,naive", help="which (default: all three)")
@@ -221,7 +223,15 @@ def main():
     options.naive_samples = min(options.naive_samples, options.samples)
     if unknown := set(options.variants.split(",")) - set(VARIANTS):
         parser.error(f"no variant {', '.join(unknown)}")
+    return options
 
+
+def _numbers(text):
+    return [int(part) for part in text.split(",")]
+
+
+def main():
+    options = options_of_the_command_line()
     with tempfile.TemporaryDirectory() as place, ExitStack() as rooms:
         variants, failed = [Variant(name, place, rooms) for name in options.variants.split(",")], []
         for variant in variants:

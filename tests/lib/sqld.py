@@ -78,13 +78,12 @@ class Sqld:
 
     def token(self, lifetime=3600, access="rw"):
         """A token for `lifetime` seconds (negative: expired already); `access` is `rw` or `ro`."""
-        part = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")  # noqa: E731
         claims = {"a": access, "exp": int(time.time() + lifetime)}
-        signed = part(b'{"alg":"EdDSA","typ":"JWT"}') + b"." + part(json.dumps(claims).encode())
+        signed = _token_part(b'{"alg":"EdDSA","typ":"JWT"}') + b"." + _token_part(json.dumps(claims).encode())
         message = self.key.with_suffix(".message")
         message.write_bytes(signed)  # openssl signs with Ed25519 only what it can measure first: a file
         signature = openssl("pkeyutl", "-sign", "-rawin", "-inkey", self.key, "-in", message)
-        return (signed + b"." + part(signature)).decode()
+        return (signed + b"." + _token_part(signature)).decode()
 
     def revoke(self):
         """No token given out so far is valid any more. The server reads its key at start, so it is started again."""
@@ -140,6 +139,10 @@ class Sqld:
     def tables(self):
         """Names of all tables, views not included; shadow tables of full-text indexes are tables too."""
         return [name for name, in self.query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+
+
+def _token_part(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def _encode(value):
