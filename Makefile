@@ -41,6 +41,9 @@ vm-test: image ## tests of the image in a virtual machine with an NFS client
 bench: build ## the spec's measurements
 	@scripts/bench.sh
 
+bench-index: image ## what the index costs: local SQLite, ours, a naive remote database, at several round trip times
+	@scripts/bench-index.sh
+
 deny: ## licences, sources and duplicate versions of the dependencies (builds cargo-deny once, some minutes)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
@@ -48,4 +51,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source unit host-test container-test vm-test bench deny lock
+.PHONY: help run test check build image image-source unit host-test container-test vm-test bench bench-index deny lock

