@@ -100,8 +100,9 @@ fn storage(config: &Config, key: &(String, String)) -> Result<Spec, Failure> {
             &address,
             "--vfs-cache-mode",
             "off",
+            // Not 0: rclone then cleans each directory's cache in an endless loop.
             "--dir-cache-time",
-            "0",
+            "100ms",
             "--log-level",
             "NOTICE",
         ]

@@ -39,9 +39,12 @@ class S3Server:
         return f"http://{self.host}:{self.port}"
 
     def start(self, *extra):
-        """Starts it and waits until it accepts connections. Keeps port and objects when started again."""
+        """Starts it and waits until it accepts connections. Keeps port and objects when started again.
+
+        Its directory cache is short, not off: with 0 rclone cleans each directory's cache in an endless loop, a core's worth.
+        """
         argv = [rclone(), "serve", "s3", self.folder, "--auth-key", f"{self.key_id},{self.secret}",
-                "--addr", f"{self.host}:{self.port}", "--vfs-cache-mode", "off", "--dir-cache-time", "0s",
+                "--addr", f"{self.host}:{self.port}", "--vfs-cache-mode", "off", "--dir-cache-time", "5ms",
                 "--poll-interval", "0s", "--log-level", "ERROR", *extra]
         self.process.spawn(argv, env={**os.environ, "RCLONE_CONFIG": "/dev/null"}, prefix=self.prefix)
         wait_until(lambda: self._up(), 30, lambda: f"S3 server on {self.endpoint}: {self.process.stderr()[-500:]}")

@@ -70,7 +70,7 @@ impl World {
                 "--vfs-cache-mode",
                 "off",
                 "--dir-cache-time",
-                "0",
+                "5ms",
                 "--auth-key",
             ])
             .arg(format!("{KEY},{SECRET}"))
