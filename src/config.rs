@@ -87,6 +87,8 @@ pub struct Config {
     pub storage: Storage,
     /// `mount.*`
     pub mount: Mount,
+    /// `index.*`
+    pub index: Index,
     /// `app.*`
     pub app: App,
     /// `health.*`
@@ -184,6 +186,19 @@ pub struct Mount {
     pub transfers: u16,
     /// The rclone binary, looked up in PATH when it has no slash. Default `rclone`.
     pub rclone: PathBuf,
+}
+
+/// `index.*`: only read when the tenant has an index database.
+#[derive(Debug, Clone)]
+pub struct Index {
+    /// Another machine may take the lease when it was not renewed for this long. Default 30 s.
+    pub lease_ttl: Duration,
+    /// A start waits this long for another machine's lease. Default 6 min.
+    pub lease_wait: Duration,
+    /// A change that is not in the database after this long makes the tenant not ready. Default 60 s.
+    pub max_lag: Duration,
+    /// Upper bound of the changes that wait, in bytes. Default 256 MiB.
+    pub outbox_max_bytes: u64,
 }
 
 /// `mount.driver`

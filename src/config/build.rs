@@ -13,7 +13,7 @@ use super::keys::{self, KEYS, Kind};
 use super::layers::RawConfig;
 use super::values::{self, Setting};
 use super::{
-    App, Config, Credentials, Dev, DriverChoice, Explained, Health, Limits, Loaded, Log, LogFormat, Mount,
+    App, Config, Credentials, Dev, DriverChoice, Explained, Health, Index, Limits, Loaded, Log, LogFormat, Mount,
     RestartPolicy, Storage, Tenant, check, reference,
 };
 
@@ -27,6 +27,12 @@ pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, dev: bool) -> Resul
         credentials: credentials(&mut reader),
         storage: storage(&mut reader),
         mount: mount(&mut reader),
+        index: Index {
+            lease_ttl: reader.duration("index.lease_ttl"),
+            lease_wait: reader.duration("index.lease_wait"),
+            max_lag: reader.duration("index.max_lag"),
+            outbox_max_bytes: reader.number("index.outbox_max_size"),
+        },
         app: app(&mut reader),
         health: health(&mut reader),
         limits: limits(&mut reader),

@@ -110,7 +110,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("mount", "The tenant's files as a directory."),
     (
         "index",
-        "The index database. It has no keys: its address and token are credentials.",
+        "The index database and the lease. Address and token are credentials.",
     ),
     ("app", "The program that is supervised."),
     ("health", "The health endpoint and the probes behind it."),
@@ -299,6 +299,30 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Program,
         Default::Value("rclone"),
         "The rclone binary.",
+    ),
+    key(
+        "index.lease_ttl",
+        duration(3 * SECOND, 10 * MINUTE),
+        Default::Value("30s"),
+        "A machine that disappears keeps its lease this long. It is renewed after a third of it.",
+    ),
+    key(
+        "index.lease_wait",
+        duration(SECOND, DAY),
+        Default::Value("6m"),
+        "A start waits this long for a lease that another machine holds, then ends with exit code 77. Longer than a stop may take.",
+    ),
+    key(
+        "index.max_lag",
+        duration(SECOND, DAY),
+        Default::Value("60s"),
+        "An index change that is not in the database after this long makes the tenant not ready.",
+    ),
+    key(
+        "index.outbox_max_size",
+        Kind::Size { min: 1 << 20 },
+        Default::Value("256MiB"),
+        "More waiting changes than this are thrown away; the database is then filled again from the local index when it is back.",
     ),
     key(
         "app.command",
