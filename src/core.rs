@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `state`, `step` | start-up order, serving, what each event means |
 //! | `recover` | a dead or stuck mounter, a dead app: restart, backoff, budget |
+//! | `index` | the lease, when the index is opened, shipped and repaired |
 //! | `stop` | the stop phases under one deadline |
 //! | `health` | ready or not and why; the snapshot |
 //! | `verdict` | what is said at the end, and the exit code |
@@ -16,6 +17,7 @@ pub mod action;
 pub mod backoff;
 pub mod event;
 pub mod health;
+pub mod index;
 pub mod policy;
 pub mod recover;
 pub mod snapshot;

@@ -18,8 +18,20 @@ pub enum Action {
     ProbeMount,
     /// → `Event::Storage`
     ProbeStorage,
-    /// → `Event::Database`
-    ProbeDatabase,
+    /// One try → `IndexEvent::Lease`
+    TakeLease,
+    /// Make the local index file usable: continue it, or restore it from the database → `IndexEvent::Opened`
+    OpenIndex,
+    /// Put the local index file aside and begin an empty one, which the app fills from the notes → `IndexEvent::Opened`
+    RebuildIndex,
+    /// Ship what waits in the outbox, or just renew the lease → `IndexEvent::Shipped`
+    ShipIndex,
+    /// Fill the database from the local file → `IndexEvent::Reseeded`
+    ReseedIndex,
+    /// Compare local file and database row by row → `IndexEvent::Compared`
+    CompareIndex,
+    /// Another machine has the lease: nothing on the mount may be changed any more.
+    Fence,
     /// The bucket is back: upload now instead of at the end of the retry delay.
     ExpireQueue,
     /// Start the app → `Started` or `Failed`, then `Ready`; `Exited` and `Gone` at the end.
@@ -43,10 +55,15 @@ pub enum Action {
         /// Give up after this long.
         within: Duration,
     },
+    /// Ship everything, bounded, and give the lease back → `PhaseEnd::IndexDrained`.
+    DrainIndex {
+        /// Give up after this long.
+        within: Duration,
+    },
     /// TERM, then KILL rclone → `PhaseEnd::MounterGone`.
     TerminateMounter,
-    /// Write one line to the log.
-    Say(Level, String),
+    /// Write one line to the log, under a stable event name.
+    Say(Level, &'static str, String),
     /// Everything is over: collect what is not stored, write the verdict, end.
     Finish(Cause),
 }

@@ -36,6 +36,8 @@ pub enum Event {
     Timer,
     /// A stop signal (INT, TERM, QUIT: all the same).
     StopSignal(&'static str),
+    /// Somebody wants the index compared with the database, whole (USR1).
+    CheckIndex,
     /// Credentials fetched and preconditions checked.
     Prepared(Result<Prepared, Failure>),
     /// The mounter and the mount.
@@ -44,8 +46,8 @@ pub enum Event {
     App(AppEvent),
     /// A bucket probe ended.
     Storage(Result<Duration, Failure>),
-    /// A database probe ended.
-    Database(Result<Duration, Failure>),
+    /// The index and the lease.
+    Index(IndexEvent),
     /// A stop or recovery phase ended.
     Phase(PhaseEnd),
 }
@@ -57,8 +59,10 @@ pub struct Prepared {
     pub tenant: String,
     /// `nfs` or `fuse`.
     pub driver: Driver,
-    /// Does the bundle name an index database?
+    /// Does the bundle name an index database? Then there is a lease too.
     pub has_database: bool,
+    /// Is the app basic-memory, whose index can be made anew from the notes?
+    pub has_index: bool,
     /// Files an earlier life on this disk had not stored; this life finishes them.
     pub found_pending: usize,
 }
@@ -159,6 +163,96 @@ pub enum PhaseEnd {
     Unmounted(Result<(), String>),
     /// `Action::Drain`
     Drained(Result<(), String>),
+    /// `Action::DrainIndex`
+    IndexDrained(Result<(), String>),
     /// `Action::TerminateMounter`
     MounterGone,
+}
+
+/// The index and the lease.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IndexEvent {
+    /// `Action::TakeLease` ended.
+    Lease(Result<LeaseTaken, LeaseRefusal>),
+    /// `Action::OpenIndex` or `Action::RebuildIndex` ended: the local file is there.
+    Opened(Result<IndexOpened, Failure>),
+    /// The app has committed something.
+    Written,
+    /// `Action::ShipIndex` ended.
+    Shipped(Result<Shipped, ShipFailure>, Backlog),
+    /// `Action::ReseedIndex` ended; with the number of rows.
+    Reseeded(Result<u64, ShipFailure>),
+    /// `Action::CompareIndex` ended, in words; a difference is `ShipFailure::Broken`.
+    Compared(Result<String, ShipFailure>),
+}
+
+/// The lease is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseTaken {
+    /// Our epoch.
+    pub epoch: u64,
+    /// How long the database took to answer.
+    pub latency: Duration,
+    /// The position of the index in the database.
+    pub position: u64,
+}
+
+/// The lease is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseRefusal {
+    /// Another machine has it.
+    Held {
+        /// Which.
+        holder: String,
+        /// It ends then, unless it is renewed.
+        expires_in: Duration,
+    },
+    /// The database did not answer, refused our token, or belongs to another tenant.
+    Failed(Failure),
+}
+
+/// The local index file can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexOpened {
+    /// The database has to be filled from it first, and why.
+    pub reseed: Option<String>,
+}
+
+/// One look at the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shipped {
+    /// Everything up to here is in the database.
+    pub position: u64,
+    /// How long the database took; `None` when there was nothing to ask it.
+    pub latency: Option<Duration>,
+}
+
+/// Why the outbox was not shipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShipFailure {
+    /// The database does not answer, or refuses our token.
+    Down(Failure),
+    /// Another machine has taken the lease.
+    Fenced {
+        /// Which.
+        holder: String,
+    },
+    /// The database and the local file cannot be brought together statement by statement: it is filled anew.
+    Broken {
+        /// `replay`, `diverged` or `overflow`.
+        cause: &'static str,
+        /// In words.
+        words: String,
+    },
+    /// The local file cannot be read just now.
+    Local(String),
+}
+
+/// What waits in the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Transactions.
+    pub transactions: u64,
+    /// Age of the oldest.
+    pub oldest: Option<Duration>,
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::action::{Action, Level};
+use crate::core::index::LeaseState;
 use crate::core::snapshot::{
     Changes, Dependency, IndexState, Lease, Phase, Service, Services, Snapshot, Totals, Uploads,
 };
@@ -36,6 +37,7 @@ impl State {
         let mut reasons = Vec::new();
         match &self.stage {
             Stage::Preparing => reasons.push("starting: fetching credentials and checking preconditions".into()),
+            Stage::Leasing => {}
             Stage::Mounting if !self.mounter.ever_ready => reasons.push("mount_starting: waiting for the mount".into()),
             Stage::Mounting | Stage::Recovering(_) | Stage::Waiting { .. } => reasons.push(format!(
                 "mount_recovering: {}",
@@ -53,6 +55,7 @@ impl State {
                     by_itself: Some((_, words)),
                     ..
                 } => reasons.push(format!("app_down: the app ended by itself: {words}")),
+                AppState::Off if !self.index.is_usable() => {}
                 _ => reasons.push(format!(
                     "app_down: {}",
                     self.app.last_error.as_deref().unwrap_or("the app is not running")
@@ -76,6 +79,10 @@ impl State {
             } else if self.storage.rejected_since.is_some() {
                 reasons.push(format!("storage_rejected: {error}"));
             }
+        }
+        reasons.extend(self.index_reasons());
+        if reasons.is_empty() && self.stage == Stage::Leasing {
+            reasons.push("lease_starting: taking the tenant's lease".into());
         }
         reasons
     }
@@ -104,10 +111,15 @@ impl State {
         let first = phase == Phase::Ready && !self.ever_ready;
         self.ever_ready |= phase == Phase::Ready;
         match phase {
-            Phase::Ready if first => Some(Action::Say(Level::Info, format!("ready after {took:.2} s"))),
-            Phase::Ready => Some(Action::Say(Level::Info, format!("ready again after {took:.1} s"))),
+            Phase::Ready if first => Some(Action::Say(Level::Info, "tenant", format!("ready after {took:.2} s"))),
+            Phase::Ready => Some(Action::Say(
+                Level::Info,
+                "tenant",
+                format!("ready again after {took:.1} s"),
+            )),
             Phase::Degraded => Some(Action::Say(
                 Level::Warn,
+                "tenant",
                 format!("degraded: {}", self.reasons().join("; ")),
             )),
             _ => None,
@@ -119,7 +131,6 @@ impl State {
     pub fn snapshot(&self, now: Duration, clock: &Clock) -> Snapshot {
         let prepared = self.prepared.as_ref();
         let restarts = |by: &BTreeMap<&'static str, u64>| by.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        let has_database = prepared.is_some_and(|p| p.has_database);
         Snapshot {
             version: env!("CARGO_PKG_VERSION").into(),
             tenant: prepared.map(|p| p.tenant.clone()).unwrap_or_default(),
@@ -136,15 +147,13 @@ impl State {
                     restarts_by_cause: restarts(&self.mounter.restarts),
                     last_error: self.mounter.last_error.clone(),
                 },
-                // The index is a local file for now, whether or not the tenant has a database: say so.
                 index: Service {
-                    state: if self.app.ever_ready { "local" } else { "waiting" }.into(),
-                    driver: Some("local".into()),
-                    last_error: has_database.then(|| {
-                        "DATABASE_URL is set, but the index is kept in a local file only: a new machine rebuilds it from the files"
-                            .into()
-                    }),
-                    ..Service::default()
+                    state: self.index_state().into(),
+                    pid: None,
+                    driver: Some(self.index_driver().into()),
+                    restarts: self.index.repairs.values().sum(),
+                    restarts_by_cause: restarts(&self.index.repairs),
+                    last_error: self.index.last_error.clone(),
                 },
                 app: Service {
                     state: self.app_state().into(),
@@ -163,10 +172,20 @@ impl State {
                 failing: self.queue.failing,
                 failures_total: self.upload_failures,
             },
-            index: IndexState::default(),
+            index: IndexState {
+                outbox: self.index.backlog.transactions,
+                lag_seconds: self.index.lag(now).as_secs_f64(),
+                position: self.index.position,
+            },
             storage: dependency(&self.storage, clock),
             database: dependency(&self.database, clock),
-            lease: Lease::default(),
+            lease: Lease {
+                held: self.index.is_held(),
+                epoch: match self.index.lease {
+                    LeaseState::Held { epoch } => Some(epoch),
+                    _ => None,
+                },
+            },
             operations: BTreeMap::new(),
             changes: Changes::default(),
             totals: Totals {
@@ -180,7 +199,7 @@ impl State {
 
     fn mount_state(&self) -> &'static str {
         match &self.stage {
-            Stage::Preparing => "waiting",
+            Stage::Preparing | Stage::Leasing => "waiting",
             Stage::Mounting => "starting",
             Stage::Serving if self.mounter.stuck.is_some() => "degraded",
             Stage::Serving => "ready",

@@ -34,6 +34,12 @@ pub struct Policy {
     pub mount_interval: Duration,
     /// `health.storage_interval`
     pub storage_interval: Duration,
+    /// `index.lease_ttl`
+    pub lease_ttl: Duration,
+    /// `index.lease_wait`
+    pub lease_wait: Duration,
+    /// `index.max_lag`
+    pub max_lag: Duration,
     /// `app.restart`, with `auto` resolved.
     pub restart: RestartPolicy,
     /// `app.start_timeout`
@@ -60,6 +66,9 @@ impl Policy {
             restart_window: config.limits.restart_window,
             mount_interval: config.health.mount_interval,
             storage_interval: config.health.storage_interval,
+            lease_ttl: config.index.lease_ttl,
+            lease_wait: config.index.lease_wait,
+            max_lag: config.index.max_lag,
             restart,
             app_start_timeout: config.app.start_timeout,
             seed,

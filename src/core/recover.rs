@@ -44,6 +44,7 @@ impl State {
                 self.mounter.stuck = None;
                 let mut actions = vec![Action::Say(
                     Level::Error,
+                    "tenant",
                     format!(
                         "{}; the app is stopped, the mount is made again on the same cache",
                         failure.words
@@ -94,7 +95,7 @@ impl State {
                 self.stage = Stage::Recovering(RecoveryPhase::Mounter);
                 let mut actions = Vec::new();
                 if let Err(words) = result {
-                    actions.push(Action::Say(Level::Error, words));
+                    actions.push(Action::Say(Level::Error, "tenant", words));
                 }
                 actions.push(Action::TerminateMounter);
                 actions
@@ -141,7 +142,7 @@ impl State {
                     ran,
                     ..
                 } => self.app_ended(code, words, ran, now),
-                _ => self.start_app(now),
+                _ => self.start_app_when_possible(now),
             },
             _ => Vec::new(),
         }
@@ -157,6 +158,10 @@ impl State {
             return self.begin_stop(Cause::AppEnded { code, words }, now);
         }
         self.app.last_error = Some(words.clone());
+        self.app.failed_starts += 1;
+        if let Some(actions) = self.rebuild_index_for_an_app_that_never_starts() {
+            return actions;
+        }
         match self.app.backoff.failed("exited", now, ran, true) {
             Verdict::Exhausted => {
                 let words = format!("the app ended too often; the last time: {words}");
@@ -167,6 +172,7 @@ impl State {
                 self.app.state = AppState::Waiting { until: now + delay };
                 vec![Action::Say(
                     Level::Error,
+                    "tenant",
                     format!(
                         "the app ended by itself ({words}); it is started again in {:.1} s",
                         delay.as_secs_f64()

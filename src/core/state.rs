@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::core::action::Action;
 use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
+use crate::core::index::Index;
 use crate::core::policy::Policy;
 use crate::core::snapshot::Phase;
 use crate::core::stop::Stop;
@@ -15,6 +16,8 @@ use crate::core::stop::Stop;
 pub enum Stage {
     /// Credentials and preconditions.
     Preparing,
+    /// The lease is being taken, or waited for.
+    Leasing,
     /// The mounter was launched; readiness is awaited.
     Mounting,
     /// The mount is ready; the app runs or is about to.
@@ -110,6 +113,8 @@ pub struct App {
     pub pid: Option<u32>,
     /// Was it ever ready in this life?
     pub ever_ready: bool,
+    /// Ends in a row without having been ready.
+    pub failed_starts: u32,
     /// Restart bookkeeping.
     pub backoff: Backoff,
     /// Restarts by cause.
@@ -154,12 +159,15 @@ impl Watched {
 #[derive(Debug, Clone)]
 pub struct State {
     pub(super) policy: Policy,
+    /// The time of the last event.
+    pub(super) now: Duration,
     pub(super) stage: Stage,
     pub(super) prepared: Option<Prepared>,
     pub(super) mounter: Mounter,
     pub(super) app: App,
     pub(super) storage: Watched,
     pub(super) database: Watched,
+    pub(super) index: Index,
     pub(super) queue: Queue,
     pub(super) upload_failures: u64,
     pub(super) ever_ready: bool,
@@ -174,6 +182,7 @@ impl State {
     pub fn start(policy: Policy) -> (State, Vec<Action>) {
         let backoff = |salt| Backoff::new(policy.restart_budget, policy.restart_window, policy.seed ^ salt);
         let state = State {
+            now: Duration::ZERO,
             stage: Stage::Preparing,
             prepared: None,
             mounter: Mounter {
@@ -193,12 +202,14 @@ impl State {
                 state: AppState::Off,
                 pid: None,
                 ever_ready: false,
+                failed_starts: 0,
                 backoff: backoff(2),
                 restarts: BTreeMap::new(),
                 last_error: None,
             },
             storage: Watched::default(),
             database: Watched::default(),
+            index: Index::new(backoff(3)),
             queue: Queue::default(),
             upload_failures: 0,
             ever_ready: false,
@@ -239,7 +250,8 @@ impl State {
         if self.is_stopped() {
             return None;
         }
-        let mut due = Vec::with_capacity(6);
+        let mut due = Vec::with_capacity(8);
+        due.extend(self.index_deadline());
         match &self.stage {
             Stage::Waiting { until } => due.push(*until),
             Stage::Stopping(stop) => due.push(stop.deadline),
@@ -253,12 +265,9 @@ impl State {
             _ => {}
         }
         if !self.is_stopping() {
-            due.extend(
-                [&self.storage, &self.database]
-                    .iter()
-                    .filter(|d| d.used && !d.probing)
-                    .map(|d| d.next_probe),
-            );
+            if self.storage.used && !self.storage.probing {
+                due.push(self.storage.next_probe);
+            }
             if let (Some(since), Some(limit)) = (self.storage.down_since, self.policy.outage_limit) {
                 due.push(since + limit);
             }

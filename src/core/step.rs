@@ -11,7 +11,7 @@ use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
 /// A key that is refused for this long ends the tenant: it is not a hiccup of the store.
-const REJECTED_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const REJECTED_LIMIT: Duration = Duration::from_secs(60);
 
 impl State {
     /// Takes one event at `now` (time since the start) and says what to do.
@@ -19,17 +19,16 @@ impl State {
         if self.is_stopped() {
             return Vec::new();
         }
+        self.now = now;
         let mut actions = match event {
             Event::Timer => Vec::new(),
             Event::StopSignal(name) => self.stop_signal(name, now),
+            Event::CheckIndex => self.check_index(now),
             Event::Prepared(result) => self.prepared(result, now),
             Event::Mount(event) => self.mount_event(event, now),
             Event::App(event) => self.app_event(event, now),
             Event::Storage(result) => self.storage_probed(result, now),
-            Event::Database(result) => {
-                observe(&mut self.database, &result, now, self.policy.storage_interval);
-                Vec::new()
-            }
+            Event::Index(event) => self.index_event(event, now),
             Event::Phase(end) => self.phase_ended(end, now),
         };
         actions.extend(self.timers(now));
@@ -48,6 +47,7 @@ impl State {
                 if prepared.found_pending > 0 {
                     actions.push(Action::Say(
                         Level::Warn,
+"tenant",
                         format!(
                             "an earlier life on this disk left {} file(s) that are not in the bucket: they are uploaded now",
                             prepared.found_pending
@@ -57,9 +57,8 @@ impl State {
                 self.storage.used = true;
                 self.storage.next_probe = now + self.policy.storage_interval;
                 self.database.used = prepared.has_database;
-                self.database.next_probe = now;
                 self.prepared = Some(prepared);
-                actions.extend(self.launch_mount(now));
+                actions.extend(self.begin_index(now));
                 actions
             }
         }
@@ -71,8 +70,8 @@ impl State {
         let within = if self.mounter.ever_ready {
             self.policy.start_timeout
         } else {
-            self.policy
-                .start_timeout
+            // Another machine's lease is not this one's slowness.
+            (self.policy.start_timeout + self.index.waited)
                 .saturating_sub(now)
                 .max(Duration::from_secs(1))
         };
@@ -98,7 +97,7 @@ impl State {
                     now,
                     self.policy.storage_interval,
                 );
-                self.start_app(now)
+                self.start_app_when_possible(now)
             }
             MountEvent::Ready => Vec::new(),
             MountEvent::Failed(failure) => self.mount_failed("launch", failure, now),
@@ -142,7 +141,16 @@ impl State {
         Vec::new()
     }
 
-    pub(super) fn start_app(&mut self, now: Duration) -> Vec<Action> {
+    /// Starts the app if mount and index are there and it does not run.
+    pub(super) fn start_app_when_possible(&mut self, now: Duration) -> Vec<Action> {
+        if self.stage == Stage::Serving && self.index.is_usable() && self.app.state == AppState::Off {
+            self.start_app(now)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn start_app(&mut self, now: Duration) -> Vec<Action> {
         self.app.state = AppState::Starting { since: now };
         vec![Action::StartApp]
     }
@@ -157,6 +165,7 @@ impl State {
                 if let AppState::Starting { since } = self.app.state {
                     self.app.state = AppState::Ready { since };
                     self.app.ever_ready = true;
+                    self.app.failed_starts = 0;
                 }
                 Vec::new()
             }
@@ -174,11 +183,12 @@ impl State {
                 Action::ExpireQueue,
                 Action::Say(
                     Level::Info,
+                    "tenant",
                     "the bucket answers again: uploading everything that waits".into(),
                 ),
             ],
             Ok(_) => Vec::new(),
-            Err(failure) if !was_down => vec![Action::Say(Level::Warn, failure.words)],
+            Err(failure) if !was_down => vec![Action::Say(Level::Warn, "tenant", failure.words)],
             Err(failure) => match self.storage.rejected_since {
                 Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
                     self.begin_stop(Cause::Failure(failure), now)
@@ -226,6 +236,7 @@ impl State {
                 };
                 actions.push(Action::Say(
                     Level::Warn,
+                    "tenant",
                     "the app did not end in time and is killed".into(),
                 ));
                 actions.push(Action::KillApp);
@@ -236,15 +247,11 @@ impl State {
             _ => {}
         }
         if !self.is_stopping() {
-            for (dependency, action) in [
-                (&mut self.storage, Action::ProbeStorage),
-                (&mut self.database, Action::ProbeDatabase),
-            ] {
-                if dependency.used && !dependency.probing && dependency.next_probe <= now {
-                    dependency.probing = true;
-                    actions.push(action);
-                }
+            if self.storage.used && !self.storage.probing && self.storage.next_probe <= now {
+                self.storage.probing = true;
+                actions.push(Action::ProbeStorage);
             }
+            actions.extend(self.index_timers(now));
             if let (Some(since), Some(limit)) = (self.storage.down_since, self.policy.outage_limit)
                 && since + limit <= now
             {
@@ -261,7 +268,7 @@ impl State {
 }
 
 /// Books a probe's result.
-fn observe(dependency: &mut Watched, result: &Result<Duration, Failure>, now: Duration, interval: Duration) {
+pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failure>, now: Duration, interval: Duration) {
     dependency.probing = false;
     match result {
         Ok(latency) => {

@@ -1,13 +1,18 @@
-//! The stop: app → sync → (nfs: unmount, drain; fuse: drain, unmount) → mounter → verdict, under one deadline.
+//! The stop: app → sync → (nfs: unmount, drain; fuse: drain, unmount) → index and lease → mounter → verdict, under one
+//! deadline.
 //!
 //! On nfs rclone survives the unmount and keeps its queue, so unmounting first makes sure that nothing is written while
 //! it is drained. On fuse an unmount ends rclone and its queue with it, so the drain comes first. A second signal, or the
 //! deadline, means "time is up": straight to the verdict, which then says what is not stored.
+//!
+//! When another machine has taken the lease, rclone goes first: what it has not uploaded must not overwrite what the
+//! other machine writes now. The verdict names it.
 
 use std::time::Duration;
 
 use crate::core::action::{Action, Level};
 use crate::core::event::{Driver, PhaseEnd};
+use crate::core::index::LeaseState;
 use crate::core::policy::VERDICT_RESERVE;
 use crate::core::state::{AppState, Stage, State};
 use crate::core::verdict::Cause;
@@ -36,22 +41,27 @@ pub enum StopPhase {
     Unmount,
     /// Waiting for the upload queue.
     Drain,
+    /// Waiting for the outbox, and for the lease to be given back.
+    Index,
     /// Waiting for rclone.
     Mounter,
 }
 
-const NFS: [StopPhase; 5] = [
+const FENCED: [StopPhase; 3] = [StopPhase::Mounter, StopPhase::App, StopPhase::Unmount];
+const NFS: [StopPhase; 6] = [
     StopPhase::App,
     StopPhase::Sync,
     StopPhase::Unmount,
     StopPhase::Drain,
+    StopPhase::Index,
     StopPhase::Mounter,
 ];
-const FUSE: [StopPhase; 5] = [
+const FUSE: [StopPhase; 6] = [
     StopPhase::App,
     StopPhase::Sync,
     StopPhase::Drain,
     StopPhase::Unmount,
+    StopPhase::Index,
     StopPhase::Mounter,
 ];
 
@@ -74,15 +84,15 @@ impl State {
             Level::Info
         };
         let mounted = self.stage == Stage::Serving && self.mounter.ready_since.is_some();
-        let mut actions = vec![Action::Say(level, format!("stopping: {}", cause.words()))];
+        let mut actions = vec![Action::Say(level, "tenant", format!("stopping: {}", cause.words()))];
         self.stop_began = Some(now);
         self.stage = Stage::Stopping(Stop {
             cause,
-            phase: StopPhase::App,
+            phase: self.stop_order()[0],
             deadline: now + self.policy.stop_timeout,
             mounted,
         });
-        actions.extend(self.enter(StopPhase::App, now));
+        actions.extend(self.enter(self.stop_order()[0], now));
         actions
     }
 
@@ -94,6 +104,13 @@ impl State {
         stop.phase = phase;
         let left = stop.deadline.saturating_sub(now);
         let mounted = stop.mounted;
+        let fenced = self.index.lease == LeaseState::Lost;
+        // An app whose mount was just taken away has nothing left to finish.
+        let grace = if fenced {
+            Duration::ZERO
+        } else {
+            self.policy.app_stop_grace()
+        };
         match phase {
             StopPhase::App => match &self.app.state {
                 AppState::Off | AppState::Waiting { .. } => {
@@ -101,7 +118,7 @@ impl State {
                     self.after(phase, now)
                 }
                 AppState::Ending { by_itself, ran, .. } => {
-                    let kill_at = Some(now + self.policy.app_stop_grace());
+                    let kill_at = Some(now + grace);
                     self.app.state = AppState::Ending {
                         kill_at,
                         by_itself: by_itself.clone(),
@@ -111,7 +128,7 @@ impl State {
                 }
                 AppState::Starting { since } | AppState::Ready { since } => {
                     let ran = now.saturating_sub(*since);
-                    let kill_at = Some(now + self.policy.app_stop_grace());
+                    let kill_at = Some(now + grace);
                     self.app.state = AppState::Ending {
                         kill_at,
                         by_itself: None,
@@ -131,14 +148,24 @@ impl State {
                     within: (left / 4).min(Duration::from_secs(5)),
                 }]
             }
+            StopPhase::Index if self.index.is_held() => vec![Action::DrainIndex {
+                within: left.saturating_sub(VERDICT_RESERVE),
+            }],
             StopPhase::Mounter if self.mounter.launched => vec![Action::TerminateMounter],
             _ => self.after(phase, now),
         }
     }
 
+    fn stop_order(&self) -> &'static [StopPhase] {
+        match self.driver() {
+            _ if self.index.lease == LeaseState::Lost => &FENCED,
+            Some(Driver::Fuse) => &FUSE,
+            _ => &NFS,
+        }
+    }
+
     fn after(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
-        let order = if self.driver() == Some(Driver::Fuse) { FUSE } else { NFS };
-        match order.iter().skip_while(|p| **p != phase).nth(1) {
+        match self.stop_order().iter().skip_while(|p| **p != phase).nth(1) {
             Some(next) => self.enter(*next, now),
             None => self.finish(),
         }
@@ -166,6 +193,7 @@ impl State {
             PhaseEnd::Synced(result) => (StopPhase::Sync, result),
             PhaseEnd::Unmounted(result) => (StopPhase::Unmount, result),
             PhaseEnd::Drained(result) => (StopPhase::Drain, result),
+            PhaseEnd::IndexDrained(result) => (StopPhase::Index, result),
             PhaseEnd::MounterGone => (StopPhase::Mounter, Ok(())),
         };
         // A recovery that was under way when the stop began ends its own phase late: not ours.
@@ -174,7 +202,7 @@ impl State {
         }
         let mut actions = Vec::new();
         if let Err(words) = result {
-            actions.push(Action::Say(Level::Error, words));
+            actions.push(Action::Say(Level::Error, "tenant", words));
         }
         actions.extend(self.after(ended, now));
         actions
@@ -190,7 +218,7 @@ impl State {
             "{why} after {seconds:.1} s in phase {:?}: the rest is skipped",
             stop.phase
         );
-        let mut actions = vec![Action::Say(Level::Error, words), Action::KillApp];
+        let mut actions = vec![Action::Say(Level::Error, "tenant", words), Action::KillApp];
         actions.extend(self.finish());
         actions
     }

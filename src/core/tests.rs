@@ -1,5 +1,6 @@
 //! The core in virtual time: scripted lives of a tenant, and random ones.
 
+mod index;
 mod life;
 mod random;
 
@@ -22,6 +23,9 @@ pub fn policy() -> Policy {
         restart_window: Duration::from_secs(300),
         mount_interval: Duration::from_secs(5),
         storage_interval: Duration::from_secs(10),
+        lease_ttl: Duration::from_secs(30),
+        lease_wait: Duration::from_secs(360),
+        max_lag: Duration::from_secs(60),
         restart: RestartPolicy::Always,
         app_start_timeout: Duration::from_secs(120),
         seed: 7,
@@ -53,7 +57,7 @@ impl Life {
     fn note(&mut self, actions: Vec<Action>) -> Vec<Action> {
         for action in &actions {
             match action {
-                Action::Say(_, words) => self.said.push(words.clone()),
+                Action::Say(_, _, words) => self.said.push(words.clone()),
                 other => self.done.push(other.clone()),
             }
         }
@@ -93,6 +97,7 @@ impl Life {
             tenant: "acme".into(),
             driver,
             has_database: false,
+            has_index: true,
             found_pending: 0,
         })))
     }

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::event::{Failure, MountHealth, Queue};
+use crate::core::event::{
+    Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, MountHealth, Queue, ShipFailure, Shipped,
+};
 use crate::exit::Exit;
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -14,10 +16,11 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
     .prop_map(|exit| Failure::new(exit, "words"));
     let driver = prop_oneof![Just(Driver::Nfs), Just(Driver::Fuse)];
-    let prepared = driver.prop_map(|driver| Prepared {
+    let prepared = (driver, any::<bool>(), any::<bool>()).prop_map(|(driver, has_database, has_index)| Prepared {
         tenant: "t".into(),
         driver,
-        has_database: true,
+        has_database,
+        has_index,
         found_pending: 1,
     });
     let health = (any::<bool>(), 0u64..5, 0u64..200).prop_map(|(stuck, files, oldest)| MountHealth {
@@ -31,6 +34,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         1 => Just(Event::Timer),
         1 => Just(Event::StopSignal("SIGTERM")),
+        1 => Just(Event::CheckIndex),
         1 => prop::result::maybe_ok(prepared, failure.clone()).prop_map(Event::Prepared),
         1 => Just(Event::Mount(MountEvent::Launched { pid: 1 })),
         4 => Just(Event::Mount(MountEvent::Ready)),
@@ -42,7 +46,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into() })),
         2 => Just(Event::App(AppEvent::Gone)),
         1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure.clone()).prop_map(Event::Storage),
-        1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure).prop_map(Event::Database),
+        4 => any_index_event(failure).prop_map(Event::Index),
+        1 => Just(Event::Phase(PhaseEnd::IndexDrained(Ok(())))),
         1 => Just(Event::Phase(PhaseEnd::Synced(Ok(())))),
         1 => Just(Event::Phase(PhaseEnd::Unmounted(Err("busy".into())))),
         1 => Just(Event::Phase(PhaseEnd::Drained(Ok(())))),
@@ -50,17 +55,58 @@ fn any_event() -> impl Strategy<Value = Event> {
     ]
 }
 
+fn any_index_event(failure: impl Strategy<Value = Failure> + Clone + 'static) -> impl Strategy<Value = IndexEvent> {
+    let ship_failure = prop_oneof![
+        failure.clone().prop_map(ShipFailure::Down),
+        Just(ShipFailure::Fenced { holder: "b".into() }),
+        Just(ShipFailure::Broken {
+            cause: "replay",
+            words: "x".into()
+        }),
+        Just(ShipFailure::Local("x".into())),
+    ];
+    let refusal = prop_oneof![
+        (0u64..60_000).prop_map(|millis| LeaseRefusal::Held {
+            holder: "b".into(),
+            expires_in: Duration::from_millis(millis)
+        }),
+        failure.clone().prop_map(LeaseRefusal::Failed),
+    ];
+    let shipped = Shipped {
+        position: 1,
+        latency: Some(Duration::from_millis(3)),
+    };
+    let opened = any::<bool>().prop_map(|reseed| IndexOpened {
+        reseed: reseed.then(|| "x".into()),
+    });
+    prop_oneof![
+        3 => Just(IndexEvent::Lease(Ok(LeaseTaken { epoch: 1, latency: Duration::from_millis(3), position: 1 }))),
+        1 => refusal.prop_map(|refusal| IndexEvent::Lease(Err(refusal))),
+        3 => prop::result::maybe_ok(opened, failure).prop_map(IndexEvent::Opened),
+        1 => Just(IndexEvent::Written),
+        1 => prop::result::maybe_ok(Just(shipped), ship_failure.clone())
+            .prop_map(|result| IndexEvent::Shipped(result, Backlog::default())),
+        1 => prop::result::maybe_ok(Just(9u64), ship_failure.clone()).prop_map(IndexEvent::Reseeded),
+        1 => prop::result::maybe_ok(Just("x".to_owned()), ship_failure).prop_map(IndexEvent::Compared),
+    ]
+}
+
 proptest! {
     /// Whatever happens in whatever order: it never panics, never acts after the end, finishes once, never launches a
-    /// second mounter over a first, never drains on nfs before the unmount, and a stop always ends by its deadline.
+    /// second mounter over a first, never mounts or ships without the lease, never drains on nfs before the unmount, and a stop always ends by its deadline.
     #[test]
     fn no_order_of_events_breaks_the_promises(steps in prop::collection::vec((any_event(), 0u64..20_000), 0..120)) {
         let mut life = Life::new(policy());
         let (mut launched, mut finished, mut stopping) = (false, 0, None);
+        let (mut leased, mut database, mut fenced) = (false, false, false);
         let mut unmounted = false;
         for (event, millis) in steps {
             let mut actions = life.pass(Duration::from_millis(millis));
             let stop_requested = matches!(event, Event::StopSignal(_));
+            if let Event::Prepared(Ok(prepared)) = &event {
+                database |= prepared.has_database;
+            }
+            leased |= matches!(event, Event::Index(IndexEvent::Lease(Ok(_))));
             actions.extend(life.on(event));
             if stop_requested && stopping.is_none() {
                 stopping = Some(life.now);
@@ -70,6 +116,7 @@ proptest! {
                 match action {
                     Action::LaunchMount { .. } => {
                         prop_assert!(!launched, "a second mounter");
+                        prop_assert!(leased || !database, "a mount without the lease");
                         launched = true;
                         unmounted = false;
                     }
@@ -79,6 +126,10 @@ proptest! {
                         prop_assert!(unmounted, "nfs: drained before the unmount");
                     }
                     Action::StartApp => prop_assert!(launched && !unmounted, "the app without a mount"),
+                    Action::Fence => fenced = true,
+                    Action::ShipIndex | Action::ReseedIndex | Action::CompareIndex | Action::DrainIndex { .. } => {
+                        prop_assert!(leased && !fenced, "{:?} without the lease", action);
+                    }
                     Action::Finish(_) => finished += 1,
                     _ => {}
                 }
