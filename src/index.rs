@@ -11,8 +11,10 @@
 //! Nothing here decides when; the supervisor does. Every call is one or a few HTTP requests with a time limit each
 //! (`remote`), and SQLite is used only in `spawn_blocking`.
 
+mod anew;
 mod build;
 pub mod compare;
+pub mod copy;
 mod error;
 mod fence;
 pub mod lease;
@@ -27,6 +29,7 @@ mod ship;
 mod value;
 pub mod watch;
 
+pub use anew::put_aside;
 pub use error::IndexError;
 pub use lease::{Claimant, Granted, LeaseError, RemoteState};
 pub use open::{How, OpenError, Opened};

@@ -108,13 +108,13 @@ impl Build {
         Ok(())
     }
 
-    /// Everything that comes after the rows, our own tables, a check; then the file is in its place.
+    /// Everything that comes after the rows, our own tables if the file is to be `recorded` (its lineage and base), a check;
+    /// then the file is in its place.
     pub(super) fn finish(
         self,
         catalog: &Catalog,
         sequences: &[(String, i64)],
-        lineage: &str,
-        base: u64,
+        recorded: Option<(&str, u64)>,
     ) -> Result<(), BuildError> {
         for name in &catalog.rebuilt {
             let rebuilt = self.connection.execute(&schema::rebuild(name), ());
@@ -128,7 +128,10 @@ impl Build {
         for object in &catalog.later {
             self.create(object)?;
         }
-        local::make_tables(&self.connection, lineage, base)
+        recorded
+            .map_or(Ok(()), |(lineage, base)| {
+                local::make_tables(&self.connection, lineage, base)
+            })
             .and_then(|()| self.connection.execute_batch("COMMIT; PRAGMA journal_mode = WAL"))
             .map_err(|error| self.failed("our tables", &error))?;
         let verdict = self

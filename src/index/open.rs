@@ -161,6 +161,35 @@ pub async fn open(
     })
 }
 
+/// Puts an empty file in place, whatever the database holds: the app fills it from the notes, and the database has to be
+/// seeded from it. For a local file that the app cannot start on ([`super::put_aside`] keeps it).
+///
+/// # Errors
+/// [`OpenError::Local`].
+pub async fn rebuild(
+    path: &Path,
+    owner: (u32, u32),
+    remote: &Remote,
+    granted: &Granted,
+    why: &str,
+) -> Result<Opened, OpenError> {
+    let started = Instant::now();
+    let steps = Steps {
+        path,
+        owner,
+        remote,
+        granted,
+        limit: Duration::ZERO,
+    };
+    Ok(Opened {
+        lineage: steps.empty().await?,
+        how: How::Rebuild(why.into()),
+        position: granted.position,
+        discarded: 0,
+        took: started.elapsed(),
+    })
+}
+
 /// `granted` as it is now: an earlier attempt may have claimed the database without hearing of it.
 async fn now(remote: &Remote, granted: &Granted, limit: Duration) -> Result<Granted, OpenError> {
     match fence::look(remote, limit).await? {
@@ -262,7 +291,7 @@ impl Steps<'_> {
     async fn empty(&self) -> Result<String, OpenError> {
         let lineage = lease::fresh_id();
         let (path, owner, base, name) = (self.path.to_owned(), self.owner, self.granted.position, lineage.clone());
-        blocking(move || Build::begin(&path, owner)?.finish(&Catalog::default(), &[], &name, base))
+        blocking(move || Build::begin(&path, owner)?.finish(&Catalog::default(), &[], Some((&name, base))))
             .await
             .map_err(|(BuildError::Machine(words) | BuildError::Content(words))| OpenError::Local(words))?;
         Ok(lineage)

@@ -65,39 +65,70 @@ pub(super) async fn restore(
     lineage: &str,
     limit: Duration,
 ) -> Result<u64, RestoreError> {
-    let (catalog, sequences) = definitions(remote, granted, limit).await?;
-    let (path, tables) = (path.to_owned(), catalog.clone());
-    let (mut build, copied) = blocking(move || {
-        let build = Build::begin(&path, owner)?;
-        for table in &tables.tables {
-            build.create(table)?;
-        }
-        let copied = tables.copied().map(|table| build.table(&table.name));
-        let copied = copied.collect::<Result<Vec<_>, _>>()?;
-        Ok::<_, BuildError>((build, copied))
-    })
-    .await?;
-    let mut pager = Pager::new(copied);
-    let mut rows = 0;
-    while let Some(pages) = pager.fetch(remote, limit).await? {
-        rows += pages.iter().map(|(_, rows)| rows.len() as u64).sum::<u64>();
-        build = blocking(move || {
-            for (table, rows) in &pages {
-                build.insert(table, rows)?;
+    let filled = Filled::from(path, owner, remote, granted.epoch, limit).await?;
+    let (rows, lineage, base) = (filled.rows, lineage.to_owned(), granted.position);
+    blocking(move || filled.finish(Some((&lineage, base)))).await?;
+    Ok(rows)
+}
+
+/// A file with the database's rows, not in its place yet.
+pub(super) struct Filled {
+    build: Build,
+    catalog: Catalog,
+    sequences: Vec<(String, i64)>,
+    pub(super) rows: u64,
+}
+
+impl Filled {
+    pub(super) fn finish(self, recorded: Option<(&str, u64)>) -> Result<(), BuildError> {
+        self.build.finish(&self.catalog, &self.sequences, recorded)
+    }
+
+    /// Reads everything, beginning in `epoch`.
+    pub(super) async fn from(
+        path: &Path,
+        owner: (u32, u32),
+        remote: &Remote,
+        epoch: u64,
+        limit: Duration,
+    ) -> Result<Filled, RestoreError> {
+        let (catalog, sequences) = definitions(remote, epoch, limit).await?;
+        let (path, tables) = (path.to_owned(), catalog.clone());
+        let (mut build, copied) = blocking(move || {
+            let build = Build::begin(&path, owner)?;
+            for table in &tables.tables {
+                build.create(table)?;
             }
-            Ok::<_, BuildError>(build)
+            let copied = tables.copied().map(|table| build.table(&table.name));
+            let copied = copied.collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, BuildError>((build, copied))
         })
         .await?;
+        let mut pager = Pager::new(copied);
+        let mut rows = 0;
+        while let Some(pages) = pager.fetch(remote, limit).await? {
+            rows += pages.iter().map(|(_, rows)| rows.len() as u64).sum::<u64>();
+            build = blocking(move || {
+                for (table, rows) in &pages {
+                    build.insert(table, rows)?;
+                }
+                Ok::<_, BuildError>(build)
+            })
+            .await?;
+        }
+        Ok(Filled {
+            build,
+            catalog,
+            sequences,
+            rows,
+        })
     }
-    let (lineage, base) = (lineage.to_owned(), granted.position);
-    blocking(move || build.finish(&catalog, &sequences, &lineage, base)).await?;
-    Ok(rows)
 }
 
 /// The objects of the index, and where its AUTOINCREMENT columns are.
 async fn definitions(
     remote: &Remote,
-    granted: &Granted,
+    epoch: u64,
     limit: Duration,
 ) -> Result<(Catalog, Vec<(String, i64)>), RestoreError> {
     let steps = vec![
@@ -111,7 +142,7 @@ async fn definitions(
         return Err(remote.failed(error).into());
     }
     match Lease::read(remote, &mut answer, 0)? {
-        Some(lease) if lease.epoch == granted.epoch => {}
+        Some(lease) if lease.epoch == epoch => {}
         other => {
             let holder = super::fence::holder(other.as_ref());
             return Err(RestoreError::Lost { holder });

@@ -7,6 +7,7 @@
 
 mod chaos;
 mod compare;
+mod copy;
 mod fixture;
 mod lease;
 mod open;
