@@ -9,6 +9,7 @@
 //! One rule holds everywhere: this process never touches a path on the mount, because such a call may never return.
 //! Probe children do, each with a deadline, and the mount table tells the rest.
 
+mod aside;
 mod barrier;
 mod claim;
 mod command;
@@ -33,6 +34,7 @@ mod tombstones;
 mod unmount;
 
 pub use crate::core::event::Driver;
+pub use aside::{Aside, set_aside};
 pub use claim::Claim;
 pub use drain::{DrainProgress, Undrained};
 pub use error::MountError;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::credentials::{Bundle, CredentialsError};
 use crate::exit::Exit;
+use crate::index::Remote;
 pub use render::{Style, render};
 
 /// What the checks are for.
@@ -109,8 +110,14 @@ const LOCAL_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// A resolver that hangs keeps its thread busy after this returned: end the runtime with `shutdown_background`.
 ///
-/// Why there are no credentials is a finding too; what needs them is then skipped.
-pub async fn run(config: &Config, bundle: Result<&Bundle, &CredentialsError>, scope: Scope) -> Vec<Finding> {
+/// Why there are no credentials is a finding too; what needs them is then skipped. `database` is the client to ask the
+/// index database with, so that a start need not connect twice; without one a client is made from the bundle.
+pub async fn run(
+    config: &Config,
+    bundle: Result<&Bundle, &CredentialsError>,
+    database: Option<&Remote>,
+    scope: Scope,
+) -> Vec<Finding> {
     let local = async {
         let (machine, ports) = tokio::join!(machine::look(config), ports::check(config, scope));
         let ((programs, user), places) = tokio::join!(
@@ -119,8 +126,11 @@ pub async fn run(config: &Config, bundle: Result<&Bundle, &CredentialsError>, sc
         );
         (machine, programs, user, places, ports)
     };
-    let (bucket, database, (machine, programs, user, places, ports)) =
-        tokio::join!(network::bucket(config, bundle), network::database(bundle.ok()), local);
+    let (bucket, database, (machine, programs, user, places, ports)) = tokio::join!(
+        network::bucket(config, bundle),
+        network::database(bundle.ok(), database),
+        local
+    );
     let mut findings = bucket;
     findings.push(database);
     findings.extend(programs);

@@ -7,8 +7,12 @@
 mod application;
 mod effects;
 pub mod finish;
+mod identity;
+mod indexing;
+mod leasing;
 mod mounting;
 mod prepare;
+mod shipping;
 
 use std::cell::Cell;
 use std::net::TcpListener;
@@ -102,8 +106,12 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
     exit
 }
 
-/// The stop signals. All three mean the same (Fly's default is INT, Docker's TERM).
+/// The signals that mean something. The three stops mean the same (Fly's default is INT, Docker's TERM); USR1 asks for the
+/// full check of the index; HUP and USR2, whose default would end the supervisor, mean nothing.
 struct Signals {
+    check: Signal,
+    hangup: Signal,
+    user: Signal,
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -112,17 +120,25 @@ struct Signals {
 impl Signals {
     fn install() -> std::io::Result<Self> {
         Ok(Signals {
+            check: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
         })
     }
 
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.quit.recv() => "SIGQUIT",
+    async fn next(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Event::StopSignal("SIGTERM"),
+                _ = self.interrupt.recv() => return Event::StopSignal("SIGINT"),
+                _ = self.quit.recv() => return Event::StopSignal("SIGQUIT"),
+                _ = self.check.recv() => return Event::CheckIndex,
+                _ = self.hangup.recv() => tracing::info!(event = "signal", "SIGHUP means nothing to a tenant: ignored"),
+                _ = self.user.recv() => tracing::info!(event = "signal", "SIGUSR2 means nothing to a tenant: ignored"),
+            }
         }
     }
 }
@@ -150,7 +166,7 @@ impl Loop {
         loop {
             for action in actions {
                 match action {
-                    Action::Say(level, words) => say(level, &words),
+                    Action::Say(level, event, words) => say(level, event, &words),
                     Action::Finish(cause) => {
                         self.publish();
                         let stop_seconds = self.state.stop_seconds(self.zero.elapsed());
@@ -164,7 +180,7 @@ impl Loop {
             let due = self.state.next_deadline().map(|due| self.zero + due);
             let event = tokio::select! {
                 Some(event) = inbox.recv() => event,
-                name = signals.next() => Event::StopSignal(name),
+                event = signals.next() => event,
                 Some(answer) = pings.recv() => {
                     // A caller that went away needs no answer.
                     let _ = answer.send(());
@@ -205,10 +221,10 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn say(level: Level, words: &str) {
+fn say(level: Level, event: &'static str, words: &str) {
     match level {
-        Level::Info => tracing::info!(event = "tenant", "{words}"),
-        Level::Warn => tracing::warn!(event = "tenant", "{words}"),
-        Level::Error => tracing::error!(event = "tenant", "{words}"),
+        Level::Info => tracing::info!(event, "{words}"),
+        Level::Warn => tracing::warn!(event, "{words}"),
+        Level::Error => tracing::error!(event, "{words}"),
     }
 }

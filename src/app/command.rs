@@ -23,6 +23,13 @@ const PLATFORM: [&str; 8] = [
     "PRIMARY_REGION",
 ];
 
+/// Variables of basic-memory that follow from `app.config_dir` and `mount.path`.
+const PLACES: [&str; 3] = [
+    "BASIC_MEMORY_CONFIG_DIR",
+    "BASIC_MEMORY_HOME",
+    "BASIC_MEMORY_PROJECT_ROOT",
+];
+
 /// Is the app basic-memory, started by us with our arguments?
 #[must_use]
 pub fn is_basic_memory(config: &Config) -> bool {
@@ -70,6 +77,12 @@ pub fn main_project(config: &Config) -> PathBuf {
     config.mount.path.join("main")
 }
 
+/// basic-memory's index. It names the file itself; only the directory can be chosen.
+#[must_use]
+pub fn index_file(config: &Config) -> PathBuf {
+    config.app.config_dir.join("memory.db")
+}
+
 fn environment(config: &Config) -> Vec<(OsString, OsString)> {
     let mut environment = harmless_environment();
     let mut set = |name: &str, value: OsString| {
@@ -90,11 +103,16 @@ fn environment(config: &Config) -> Vec<(OsString, OsString)> {
         set("BASIC_MEMORY_AUTO_UPDATE", "false".into());
         set("PYTHONUNBUFFERED", "1".into());
         set("FASTMCP_SHOW_SERVER_BANNER", "false".into());
-        // Without its model (not in the image) the first note would wait over a minute for a download.
+        // The image has the embedding model or has not; without this the first note would wait over a minute for a download.
         set("HF_HUB_OFFLINE", "1".into());
+        if let Some(models) = std::env::var_os("FASTEMBED_CACHE_PATH") {
+            set("FASTEMBED_CACHE_PATH", models);
+        }
         for (name, value) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("BASIC_MEMORY_") {
-                set(&name.to_string_lossy(), value);
+            let name = name.to_string_lossy();
+            // Places are configuration of ours: the index must be where it is looked for.
+            if name.starts_with("BASIC_MEMORY_") && !PLACES.contains(&&*name) {
+                set(&name, value);
             }
         }
     } else {

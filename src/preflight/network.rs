@@ -179,8 +179,8 @@ fn tenant(config: &Config, bundle: &Bundle) -> Finding {
     }
 }
 
-/// The index database. Today the index is a local file, so its absence does not stop a start.
-pub(super) async fn database(bundle: Option<&Bundle>) -> Finding {
+/// The index database. It holds the lease too, so a tenant that has one does not start without it.
+pub(super) async fn database(bundle: Option<&Bundle>, client: Option<&Remote>) -> Finding {
     let Some(bundle) = bundle else {
         return Finding::skipped(DATABASE, NO_CREDENTIALS);
     };
@@ -188,7 +188,8 @@ pub(super) async fn database(bundle: Option<&Bundle>) -> Finding {
         return Finding::skipped(DATABASE, "none is configured: the index is a local file");
     };
     let started = Instant::now();
-    let probed = match Remote::connect(index) {
+    let client = client.map_or_else(|| Remote::connect(index), |client| Ok(client.clone()));
+    let probed = match client {
         Ok(database) => database
             .probe(Remote::PROBE_TIMEOUT)
             .await
@@ -200,11 +201,7 @@ pub(super) async fn database(bundle: Option<&Bundle>) -> Finding {
             DATABASE,
             format!("{} answered in {} ms", database.url(), latency.as_millis().max(1)),
         ),
-        Err(error) => Finding::warning(
-            DATABASE,
-            format!("{error} (the tenant starts all the same: its index is a local file)"),
-            error.advice(),
-        ),
+        Err(error) => Finding::failed(DATABASE, error.exit(), error.to_string(), error.advice()),
     };
     finding.since(started)
 }

@@ -18,7 +18,11 @@ pub async fn start(shared: Rc<Shared>) {
     if let Err(failure) = files(&shared).await {
         return shared.send(Event::App(AppEvent::Failed(failure)));
     }
-    let spec = command::spec(&shared.config);
+    let mut spec = command::spec(&shared.config);
+    if shared.tenant().is_some_and(|tenant| tenant.index.is_some()) {
+        // Without its adapter (adapter/tenant_index.pth) the app must not write: nothing of it would reach the database.
+        spec.environment.push(("TENANT_INDEX_REQUIRED".into(), "1".into()));
+    }
     let (mut child, group) = match process::spawn(&spec) {
         Ok(started) => started,
         Err(error) => {
@@ -117,7 +121,7 @@ async fn files(shared: &Shared) -> Result<(), Failure> {
     })
 }
 
-fn make_directory(path: &Path, owner: (u32, u32)) -> io::Result<()> {
+pub fn make_directory(path: &Path, owner: (u32, u32)) -> io::Result<()> {
     fs::create_dir_all(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     chown_if_root(path, owner)

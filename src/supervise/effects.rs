@@ -15,7 +15,7 @@ use crate::mount::{Claim, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{Keys, application, finish, mounting, prepare};
+use crate::supervise::{Keys, application, finish, indexing, leasing, mounting, prepare, shipping};
 
 /// What the effects share. One thread: `Rc` and `RefCell`, never borrowed across an await.
 pub struct Shared {
@@ -89,7 +89,13 @@ impl Effects {
             Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
             Action::ProbeMount => spawn(mounting::probe(shared)),
             Action::ProbeStorage => spawn(prepare::probe_storage(shared)),
-            Action::ProbeDatabase => spawn(prepare::probe_database(shared)),
+            Action::TakeLease => spawn(leasing::take_lease(shared)),
+            Action::OpenIndex => spawn(indexing::open_index(shared)),
+            Action::RebuildIndex => spawn(indexing::rebuild_index(shared)),
+            Action::ShipIndex => spawn(shipping::ship(shared)),
+            Action::ReseedIndex => spawn(shipping::reseed(shared)),
+            Action::CompareIndex => spawn(shipping::compare(shared)),
+            Action::Fence => leasing::fence(&shared),
             Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
             Action::StartApp => spawn(application::start(shared)),
             Action::TerminateApp => application::signal(&shared, nix::sys::signal::Signal::SIGTERM),
@@ -97,6 +103,7 @@ impl Effects {
             Action::Sync { within } => spawn(mounting::sync(shared, within)),
             Action::Unmount { within } => spawn(mounting::unmount(shared, within)),
             Action::Drain { within } => spawn(mounting::drain(shared, within)),
+            Action::DrainIndex { within } => spawn(shipping::drain(shared, within)),
             Action::TerminateMounter => spawn(mounting::terminate(shared)),
             // The loop itself says and finishes.
             Action::Say(..) | Action::Finish(_) => {}

@@ -46,7 +46,14 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
             );
         }
     }
-    let verdict = decide(cause, shared.served.get(), names, 0, stop_seconds);
+    let index_pending = match shared.tenant() {
+        Some(tenant) => match &tenant.index {
+            Some(index) => index.pending().await,
+            None => 0,
+        },
+        None => 0,
+    };
+    let verdict = decide(cause, shared.served.get(), names, index_pending, stop_seconds);
     write_marker(config, &verdict);
     verdict
 }
@@ -90,8 +97,9 @@ pub fn found(config: &Config, bucket: &str) -> usize {
         Some(verdict) if !verdict.stored => tracing::warn!(
             event = "earlier_verdict",
             exit_code = verdict.exit_code,
-            "the last stop left {} file(s) not stored: {}",
+            "the last stop left {} file(s) and {} index transaction(s) not stored: {}",
             verdict.uploads_pending.len(),
+            verdict.index_pending,
             verdict.uploads_pending.join(", ")
         ),
         None if !unsent.is_empty() => tracing::warn!(
@@ -106,8 +114,23 @@ pub fn found(config: &Config, bucket: &str) -> usize {
     unsent.len()
 }
 
-/// The last line on stdout, and the exit code.
+/// The last line on stderr for people, the last line on stdout for programs, and the exit code.
 pub fn announce(verdict: &Verdict) -> Exit {
+    let left = match (verdict.uploads_pending.len(), verdict.index_pending) {
+        (0, 0) => "everything is stored".to_owned(),
+        (files, 0) => format!("{files} file(s) are not stored: {}", verdict.uploads_pending.join(", ")),
+        (0, index) => format!("{index} index transaction(s) are not stored"),
+        (files, index) => format!(
+            "{files} file(s) and {index} index transaction(s) are not stored: {}",
+            verdict.uploads_pending.join(", ")
+        ),
+    };
+    let (code, reason) = (verdict.exit_code, &verdict.reason);
+    if verdict.stored && code == Exit::Stored.code() {
+        tracing::info!(event = "verdict", "ended: {reason}; {left}");
+    } else {
+        tracing::error!(event = "verdict", "ended with exit code {code}: {reason}; {left}");
+    }
     let line = serde_json::to_string(verdict).unwrap_or_else(|_| r#"{"event":"verdict","stored":false}"#.into());
     let mut out = std::io::stdout().lock();
     // A closed stdout must not change the exit code, which says the same.
@@ -117,7 +140,6 @@ pub fn announce(verdict: &Verdict) -> Exit {
 
 /// A failure before the loop could start.
 pub fn before_the_start(exit: Exit, words: &str) -> Exit {
-    tracing::error!(event = "tenant", "{words}");
     let cause = Cause::Failure(Failure::new(exit, words));
     announce(&decide(&cause, false, Vec::new(), 0, 0.0))
 }

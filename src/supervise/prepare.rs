@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
+use crate::app::command;
 use crate::app::projects::{self, Saved};
 use crate::config::{Config, Environment};
 use crate::core::event::{Driver, Event, Failure, Prepared};
@@ -14,6 +14,7 @@ use crate::mount::{self, Tombstones};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
+use crate::supervise::indexing::Indexing;
 use crate::supervise::{Keys, finish};
 
 /// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
@@ -23,7 +24,8 @@ const CLOCK_PRECISION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2)
 pub struct Tenant {
     pub bundle: Bundle,
     pub bucket: Bucket,
-    pub database: Option<Remote>,
+    /// The index database and the lease, if the tenant has one.
+    pub index: Option<Indexing>,
     pub driver: Driver,
     /// uid and gid that own the files of the mount: the app's.
     pub owner: (u32, u32),
@@ -121,7 +123,19 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
         endpoint = bundle.storage.endpoint,
         "credentials found"
     );
-    let findings = preflight::run(config, Ok(&bundle), Scope::Start).await;
+    let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    let remote = bundle
+        .index
+        .as_ref()
+        .map(Remote::connect)
+        .transpose()
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    // The checks also open the connections that are used next.
+    let (findings, index) = tokio::join!(
+        preflight::run(config, Ok(&bundle), remote.as_ref(), Scope::Start),
+        Indexing::prepare(config, &bundle, remote.clone(), &bucket),
+    );
     for finding in &findings {
         if let Outcome::Warning = finding.outcome {
             let advice = finding.advice.as_deref().unwrap_or_default();
@@ -134,12 +148,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
     let (driver, why) = mount::choose(config.mount.driver, &mount::Kernel::read())
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     tracing::info!(event = "driver", driver = driver.name(), "mounting with {why}");
-    let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
-        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
-    let database = match &bundle.index {
-        Some(index) => Some(Remote::connect(index).map_err(|e| Failure::new(e.exit(), e.to_string()))?),
-        None => None,
-    };
+    let index = index?;
     let prepared = Prepared {
         tenant: config
             .tenant
@@ -148,14 +157,15 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
             .or_else(|| bundle.tenant_id.clone())
             .unwrap_or_default(),
         driver,
-        has_database: database.is_some(),
+        has_database: index.is_some(),
+        has_index: command::is_basic_memory(config),
         found_pending: earlier,
     };
     let tenant = Tenant {
         owner: owner(config)?,
         bundle,
         bucket,
-        database,
+        index,
         driver,
         projects: RefCell::default(),
         tombstones: Tombstones::load(&config.mount.cache_dir),
@@ -194,17 +204,6 @@ pub async fn probe_storage(shared: Rc<Shared>) {
     let Some(tenant) = shared.tenant() else { return };
     let result = tenant.bucket.probe().await;
     shared.send(Event::Storage(match result {
-        Ok(probe) => Ok(probe.latency),
-        Err(error) => Err(Failure::new(error.exit(), error.to_string())),
-    }));
-}
-
-/// `Action::ProbeDatabase`
-pub async fn probe_database(shared: Rc<Shared>) {
-    let Some(tenant) = shared.tenant() else { return };
-    let Some(database) = &tenant.database else { return };
-    let result = database.probe(Duration::from_secs(6)).await;
-    shared.send(Event::Database(match result {
         Ok(probe) => Ok(probe.latency),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
     }));
