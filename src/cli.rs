@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +11,7 @@ use crate::config::{self, Config, Environment, Flag, FlagValue, Sources};
 use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};
-use crate::{credentials, dev, mount, ops, preflight, supervise};
+use crate::{credentials, dev, index, mount, ops, preflight, supervise};
 
 /// Entry point of a tenant's container: mounts the tenant's bucket, keeps its index, runs its app, and loses no
 /// acknowledged write silently.
@@ -21,6 +21,9 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// One request of `copy-index` may take this long.
+const COPY_CALL: Duration = Duration::from_secs(20);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -63,6 +66,13 @@ enum Command {
         /// Wait until it is ready, at most this long
         #[arg(long, value_name = "SECONDS")]
         wait: Option<f64>,
+    },
+    /// Write a copy of the tenant's index, for basic-memory or SQLite elsewhere; changes nothing, a read-only token is enough
+    CopyIndex {
+        /// The file to write, for example ~/.basic-memory/memory.db; basic-memory must not be running on it
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
     },
     /// No cloud account: start an S3 and a libSQL server on this machine, then run
     Dev(Run),
@@ -118,6 +128,9 @@ pub fn main() -> Exit {
         Command::Check { config, json } => with_config(Sources::process(config.config), |config| check(&config, json)),
         Command::Status { config, json, wait } => {
             with_config(Sources::process(config.config), |config| status(&config, json, wait))
+        }
+        Command::CopyIndex { file, config } => {
+            with_config(Sources::process(config.config), |config| copy_index(&config, &file))
         }
         Command::Probe { arguments } => Exit::from_code(mount::probe::main(&arguments)),
     }
@@ -209,7 +222,7 @@ fn block_on(work: impl Future<Output = Exit>) -> Exit {
 fn check(config: &Config, json: bool) -> Exit {
     block_on(async {
         let bundle = credentials::fetch(config, &Environment::process()).await;
-        let findings = preflight::run(config, bundle.as_ref(), Scope::Check).await;
+        let findings = preflight::run(config, bundle.as_ref(), None, Scope::Check).await;
         let style = match (json, ops::log::colours(&std::io::stdout())) {
             (true, _) => Style::Json,
             (false, true) => Style::Colour,
@@ -218,6 +231,40 @@ fn check(config: &Config, json: bool) -> Exit {
         // A closed stdout leaves nobody to tell; the exit code says the same.
         let _ = preflight::render(&findings, &mut std::io::stdout(), style);
         preflight::verdict(&findings).map_or(Exit::Stored, |(exit, _)| exit)
+    })
+}
+
+fn copy_index(config: &Config, file: &Path) -> Exit {
+    let fail = |exit: Exit, words: String| {
+        let _ = writeln!(std::io::stderr(), "tenant-init: {words}");
+        exit
+    };
+    block_on(async {
+        let bundle = match credentials::fetch(config, &Environment::process()).await {
+            Ok(bundle) => bundle,
+            Err(error) => return fail(error.exit(), error.to_string()),
+        };
+        let Some(target) = &bundle.index else {
+            let words =
+                "the credentials name no index database: set DATABASE_URL, or TURSO_DATABASE_URL and TURSO_AUTH_TOKEN";
+            return fail(Exit::Config, words.into());
+        };
+        let remote = match index::Remote::connect(target) {
+            Ok(remote) => remote,
+            Err(error) => return fail(error.exit(), format!("{error}; {}", error.advice())),
+        };
+        match index::copy::copy(&remote, file, COPY_CALL).await {
+            Ok(copied) => {
+                let (rows, position) = (copied.rows, copied.position);
+                let _ = writeln!(
+                    std::io::stdout(),
+                    "{}: {rows} row(s), position {position}",
+                    file.display()
+                );
+                Exit::Stored
+            }
+            Err(error) => fail(error.exit(), error.to_string()),
+        }
     })
 }
 
