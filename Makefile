@@ -32,6 +32,9 @@ unit: ## unit tests only
 host-test: build ## tests of the binary on this machine
 	@scripts/pytest.sh host
 
+adapter-test: ## tests of the recording adapter, with every Python this machine has for it
+	@scripts/pytest.sh adapter
+
 container-test: image ## tests of the image in containers
 	@scripts/pytest.sh container
 
@@ -51,4 +54,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source unit host-test container-test vm-test bench bench-index deny lock
+.PHONY: help run test check build image image-source unit host-test adapter-test container-test vm-test bench bench-index deny lock

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Prints the path of a Python virtual environment that has the test suite's packages (tests/requirements.lock).
+# Prints the path of a Python virtual environment that has the test suite's packages (tests/requirements.lock), made with
+# $PYTHON (default python3).
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 lockfile=$REPO/tests/requirements.lock
-python=$(command -v python3) || die "python3 is needed to run the tests"
-id=$( (cat "$lockfile" && "$python" -V) | sha256sum | cut -c1-12)
+python=$(command -v "${PYTHON:-python3}") || die "${PYTHON:-python3} is needed to run the tests"
+id=$( (cat "$lockfile" && echo "$python" && "$python" -V) | sha256sum | cut -c1-12)
 venv=$CACHE/test-venv-$id
 
 if [[ ! -e $venv/.complete ]]; then

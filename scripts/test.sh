@@ -42,6 +42,7 @@ suite "image" scripts/image.sh
 scripts/pytest.sh vm >"$logs/vm" 2>&1 &
 machine=$!
 suite "format, clippy, shellcheck" scripts/check.sh
+suite "tests of the adapter" scripts/pytest.sh adapter
 suite "tests on this machine" scripts/pytest.sh host
 suite "tests in containers" scripts/pytest.sh container
 finish_vm() {

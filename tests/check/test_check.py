@@ -114,13 +114,13 @@ def test_an_old_rclone_is_named(tenant, tmp_path):
     assert "1.60.1-DEV" in checked.line("rclone")[1] and "install rclone 1.75" in checked.advice("rclone")
 
 
-def test_a_database_that_is_down_is_a_warning_today(tenant, sqld):
+def test_a_database_that_is_down_stops_a_start(tenant, sqld):
     up = check(tenant, env={"DATABASE_URL": sqld.url})
     assert up.code == 0 and up.line("index database")[0] == "✓", up.text
     down = check(tenant, env={"DATABASE_URL": f"libsql://127.0.0.1:{free_port()}?tls=0"})
-    assert down.code == 0, down.text
+    assert down.code == 69, down.text
     mark, line = down.line("index database")
-    assert mark == "!" and "connection refused" in line and "local file" in line
+    assert mark == "✗" and "connection refused" in line
 
 
 def test_everything_that_hangs_at_once_still_ends_in_time(tenant, s3_server, sqld):

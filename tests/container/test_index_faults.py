@@ -199,6 +199,22 @@ def test_a_database_that_somebody_changed_is_seeded_again(tenant, machine):
     wait_until(lambda: machine.status()["phase"] == "ready", 30, lambda: str(machine.status()["reasons"]), every=0.2)
 
 
+def test_the_full_check_on_demand_finds_and_repairs_what_no_statement_would(tenant, machine):
+    machine.wait_shipped()
+    machine.signal("USR1")
+    wait_until(lambda: machine.events("index_compared"), 60, "everything is compared", every=0.2)
+    assert "are the same" in machine.events("index_compared")[0]["message"]
+    repaired = machine.status()["services"]["index"]["restarts"]
+
+    tenant.sqld.execute("UPDATE entity SET title = 'Forged' WHERE title = 'Anchor'")
+    machine.signal("USR1")
+    wait_until(lambda: machine.status()["services"]["index"]["restarts"] == repaired + 1, 60, "the database is seeded again", every=0.2)
+    said = machine.events("index_broken")[-1]["message"]
+    assert "entity" in said and "title" in said and "Forged" not in said, "what differs, never a value"
+    tenant.wait_same(machine)
+    once(tenant, "Anchor")
+
+
 # -- a stop, and machines that die --
 
 
@@ -223,7 +239,7 @@ def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
     for number in range(5):
         machine.write(f"Orphan {number}", f"A meerkat {number}.")
     wait_until(lambda: machine.status()["index"]["outbox"] > 0, 10, "the outbox is filled")
-    wait_until(lambda: machine.status()["uploads"]["queued"] == 0, 120, "the notes are in the bucket", every=0.2)
+    tenant.wait_stored("Orphan", 5)
     machine.kill()
     tenant.proxy.ok()
     assert "Orphan 0" not in tenant.titles()
@@ -238,7 +254,7 @@ def test_a_killed_machine_on_the_same_disk_ships_what_it_had(tenant):
     tenant.proxy.refuse()
     for number in range(3):
         again.write(f"Foundling {number}", f"A tarsier {number}.")
-    wait_until(lambda: again.status()["uploads"]["queued"] == 0, 120, "the notes are in the bucket", every=0.2)
+    tenant.wait_stored("Foundling", 3)
     again.kill()
     tenant.proxy.ok()
     fresh = tenant.machine().start().wait_ready()

@@ -130,6 +130,17 @@ def test_anybodys_client_can_read_it(tenant, first):
     assert index.stock_client_rows(tenant.sqld, words) == [("Zoo",)]
 
 
+def test_a_copy_for_another_computer(tenant, first):
+    """What a user's own basic-memory starts from: a plain SQLite file, made without a lease."""
+    first.wait_shipped()
+    epoch = tenant.lease()["epoch"]
+    done = first.exec("tenant-init", "copy-index", "/tmp/elsewhere.db")
+    assert done.returncode == 0 and "position" in done.stdout, done.stderr
+    read = "import sqlite3; print(sqlite3.connect('/tmp/elsewhere.db').execute(\"SELECT title FROM search_index WHERE search_index MATCH 'okapi' AND type = 'entity'\").fetchall())"
+    assert first.exec("python3", "-c", read).stdout.strip() == "[('Zoo',)]"
+    assert tenant.lease()["epoch"] == epoch and first.status()["lease"]["held"] is True
+
+
 def test_the_token_is_nowhere_to_be_seen(tenant, first):
     token = tenant.sqld.tenants_token
     app = first.status()["services"]["app"]["pid"]

@@ -27,6 +27,31 @@ def test_versions():
     assert "Python 3.13" in done.stdout
 
 
+def test_python_records_the_index_and_nothing_else():
+    program = """
+import sqlite3
+for name, tables in (("memory.db", True), ("other.db", True), ("sub/memory.db", False)):
+    path = "/tmp/" + name
+    __import__("os").makedirs(__import__("os").path.dirname(path), exist_ok=True)
+    made = __import__("_sqlite3").Connection(path)
+    if tables:
+        made.execute("CREATE TABLE _tenant_init_outbox(id INTEGER PRIMARY KEY)")
+    made.close()
+    print(type(sqlite3.connect(path)).__name__)
+"""
+    done = container.run("/opt/basic-memory/bin/python", "-c", program)
+    assert done.stdout.split() == ["RecordingConnection", "Connection", "Connection"], done.stderr
+
+
+def test_python_does_not_run_where_recording_is_required_and_impossible():
+    hidden = ["--tmpfs", "/opt/basic-memory/lib/python3.13/site-packages/tenant_index"]
+    command = ["/opt/basic-memory/bin/python", "-c", "print('runs')"]
+    done = container.run(*command, options=hidden)
+    assert done.stdout.strip() == "runs" and "the index is not recorded" in done.stderr
+    done = container.run(*command, options=[*hidden, "--env", "TENANT_INDEX_REQUIRED=1"])
+    assert done.returncode == 70 and done.stdout == "", done
+
+
 def test_both_drivers_have_their_helper():
     done = container.run("bash", "-c", "command -v mount.nfs fusermount3")
     assert done.stdout.split() == ["/usr/sbin/mount.nfs", "/usr/bin/fusermount3"]

@@ -83,9 +83,15 @@ class Container:
         """`podman exec`: a second process in the container."""
         return subprocess.run([*PODMAN, "exec", *options, self.name, *command], capture_output=True, text=True, timeout=seconds)
 
+    def signal(self, name):
+        """Sends its PID 1 a signal."""
+        subprocess.run([*PODMAN, "kill", "--signal", name, self.name], capture_output=True, text=True, check=True, timeout=60)
+
     def freeze(self):
         """Every process of it stops where it is, as on a machine that is suspended; clocks go on."""
-        self.frozen = [self.pid(), *descendants(self.pid())]
+        pid = self.pid()
+        assert pid > 0, f"the container has ended:\n{self.log()[-2000:]}"
+        self.frozen = [pid, *descendants(pid)]
         for pid in self.frozen:
             os.kill(pid, signal.SIGSTOP)
 

@@ -105,6 +105,11 @@ class IndexedTenant:
         self.sqld.kill()
         self.s3.kill()
 
+    def wait_stored(self, title, count, directory="notes", seconds=120):
+        """Until the notes `title 0`, `title 1`, … are in the bucket. write_note answers before even the file is written."""
+        keys = {f"main/{directory}/{title} {number}.md" for number in range(count)}
+        wait_until(lambda: keys <= set(self.s3.objects()), seconds, lambda: f"{sorted(keys)} are in the bucket", every=0.2)
+
     def machine(self, disk=None, database_url=None, s3=None, env=None):
         """A machine, not started; with a new disk unless it gets one."""
         disk = disk or self.folder / f"disk-{len(self.machines)}"
