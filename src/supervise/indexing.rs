@@ -18,6 +18,7 @@ use crate::storage::Bucket;
 use crate::supervise::effects::Shared;
 use crate::supervise::identity;
 use crate::supervise::leasing::Binding;
+use crate::supervise::prepare;
 
 /// One request to the database may take this long.
 pub(super) const CALL: Duration = Duration::from_secs(10);
@@ -56,12 +57,7 @@ impl Indexing {
         Ok(Some(Indexing {
             remote,
             claimant: Claimant {
-                tenant: config
-                    .tenant
-                    .id
-                    .clone()
-                    .or_else(|| bundle.tenant_id.clone())
-                    .unwrap_or_default(),
+                tenant: prepare::tenant_id(config, bundle),
                 bucket: bundle.storage.bucket.clone(),
                 holder: identity::holder(&config.mount.cache_dir),
                 ttl: config.index.lease_ttl,

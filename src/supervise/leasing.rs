@@ -142,10 +142,7 @@ async fn finish_lease(
 }
 
 pub(super) fn lease_failure(error: &LeaseError) -> Failure {
-    match error {
-        LeaseError::Index(error) => Failure::new(error.exit(), error.to_string()),
-        other => Failure::new(Exit::Refused, other.to_string()),
-    }
+    Failure::new(error.exit(), error.to_string())
 }
 
 /// `Action::Fence`

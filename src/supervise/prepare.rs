@@ -150,12 +150,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
     tracing::info!(event = "driver", driver = driver.name(), "mounting with {why}");
     let index = index?;
     let prepared = Prepared {
-        tenant: config
-            .tenant
-            .id
-            .clone()
-            .or_else(|| bundle.tenant_id.clone())
-            .unwrap_or_default(),
+        tenant: tenant_id(config, &bundle),
         driver,
         has_database: index.is_some(),
         has_index: command::is_basic_memory(config),
@@ -171,6 +166,12 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
         tombstones: Tombstones::load(&config.mount.cache_dir),
     };
     Ok((tenant, prepared))
+}
+
+/// The tenant's id, from whoever names it; empty when nobody does. Preflight has seen that they do not contradict.
+pub(super) fn tenant_id(config: &Config, bundle: &Bundle) -> String {
+    let configured = config.tenant.id.clone();
+    configured.or_else(|| bundle.tenant_id.clone()).unwrap_or_default()
 }
 
 /// Who owns the files: the app's user when we may change to it, else ourselves.

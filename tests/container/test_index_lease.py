@@ -129,6 +129,26 @@ def test_a_disk_that_missed_other_machines_does_not_speak_for_the_tenant(tenant,
     line.current = back
 
 
+def test_unsent_files_of_a_disk_that_was_overtaken_are_set_aside_and_named(tenant, line):
+    """They could replace what the machines after it have written: kept and said, never uploaded by themselves."""
+    assert line.current.stop().code == 0
+    overtaken = tenant.machine(env={"TENANT_INIT_MOUNT__WRITE_BACK": "60s"}).start().wait_ready()
+    overtaken.write("Overtaken", "A dodo.")
+    cached = overtaken.disk / "cache/vfs/tenant/notes/main/notes/Overtaken.md"
+    wait_until(lambda: cached.exists() and "dodo" in cached.read_text(), 30, "the note is in the cache")
+    overtaken.kill()
+    assert "main/notes/Overtaken.md" not in tenant.s3.objects()
+
+    heir = tenant.machine().start().wait_ready(60)
+    assert heir.stop().code == 0
+    back = tenant.machine(disk=overtaken.disk).start().wait_ready()
+    [said] = back.events("writes_set_aside")
+    assert "main/notes/Overtaken.md" in said["message"]
+    [kept] = overtaken.disk.glob("cache/set-aside-*/vfs/tenant/notes/main/notes/Overtaken.md")
+    assert "dodo" in kept.read_text()
+    line.current = back
+
+
 def test_another_tenants_database_is_refused_and_nothing_is_written(tenant, line, make_indexed_tenant):
     """A mixed-up secret: the notes of one tenant would end up in the index of another."""
     other = make_indexed_tenant("other")
