@@ -12,7 +12,7 @@ FROM docker.io/library/rust:1.95-trixie AS binary-source
 WORKDIR /src
 # See SSL_CERT_FILE below.
 ARG CARGO_HTTP_CAINFO
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY src ./src
 RUN --mount=type=secret,id=ca --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin tenant-init && cp target/release/tenant-init /tenant-init

@@ -28,7 +28,7 @@ cd "$REPO"
 cp -a --parents Dockerfile entrypoint scripts/locks "$context"
 [[ ! -d adapter ]] || cp -a adapter "$context"
 if [[ $binary == source ]]; then
-    cp -a --parents Cargo.toml Cargo.lock src "$context"
+    cp -a --parents Cargo.toml Cargo.lock build.rs src "$context"
 elif [[ $binary == prebuilt ]]; then
     bin=${TENANT_INIT_BIN:-$REPO/target/release/tenant-init}
     [[ -x $bin ]] || die "there is no $bin: build it first with 'make build'"
