@@ -7,6 +7,7 @@
 //!
 //! | | `exec -- CMD` ([`exec`]) | `run` ([`guard_supervisor`]) |
 //! |---|---|---|
+//! | session | one of its own; on a terminal a process group in ours | one of its own |
 //! | signals go to | the process group of CMD (with a value, by sigqueue(3): to CMD) | the supervisor alone; it stops its own children in order |
 //! | not passed on | SIGCHLD | SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU: a suspended supervisor would freeze the mount |
 //! | terminal | goes to CMD if it was ours, so CMD can be a shell | stays with us: Ctrl-C reaches the supervisor exactly once |
@@ -27,6 +28,7 @@ pub mod launch;
 mod memory;
 mod orphans;
 mod say;
+mod session;
 mod signals;
 mod spawn;
 mod stop;

@@ -8,14 +8,12 @@ use nix::unistd::getpid;
 
 use super::inherited::{Inherited, bit, set_default};
 use super::orphans::{Counter, FD_VAR, Shared};
+use super::session::STOPS;
 use super::signals::{Change, Origin, Signal};
 use super::spawn::{Program, Start, StartError};
 use super::stop::{Due, Mode, Stop};
 use super::terminal::Terminal;
-use super::{aftermath, is_ourselves, launch, memory, say, signals, spawn, terminal};
-
-/// Job-control stops. The supervisor ignores them: it may write to a terminal that is not its own, and must never stand still.
-const STOPS: u64 = bit(libc::SIGTSTP) | bit(libc::SIGTTIN) | bit(libc::SIGTTOU);
+use super::{aftermath, is_ourselves, launch, memory, say, session, signals, spawn, terminal};
 
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +46,8 @@ pub(super) struct Guardian {
     stop: Stop,
     /// A job-control stop was passed on, and no SIGCONT since.
     asked_to_pause: bool,
+    /// The child leads a session of its own.
+    own_session: bool,
     orphans: Option<Shared>,
 }
 
@@ -64,7 +64,8 @@ pub(super) fn guard(mode: Mode, command: &[OsString]) -> u8 {
     }
     let terminal = (mode == Mode::Exec).then(Terminal::open).flatten();
     let has_terminal = terminal.is_some();
-    let (child, orphans) = match start(mode, command, mask, terminal) {
+    let own_session = session::wanted(mode, has_terminal);
+    let (child, orphans) = match start(mode, command, mask, own_session, terminal) {
         Ok(started) => started,
         Err(code) => return code,
     };
@@ -77,6 +78,7 @@ pub(super) fn guard(mode: Mode, command: &[OsString]) -> u8 {
         started: Instant::now(),
         stop: Stop::new(mode),
         asked_to_pause: false,
+        own_session,
         orphans,
     };
     let ended = guardian.watch();
@@ -91,6 +93,7 @@ fn start(
     mode: Mode,
     command: &[OsString],
     mask: u64,
+    own_session: bool,
     terminal: Option<Terminal>,
 ) -> Result<(libc::pid_t, Option<Shared>), u8> {
     let name = command.first().cloned().unwrap_or_default();
@@ -114,6 +117,7 @@ fn start(
     let start = Start {
         mask,
         inherited,
+        own_session,
         terminal: terminal.as_ref().filter(|tty| tty.is_ours()).map(Terminal::fd),
         parent_death: (mode == Mode::Supervisor).then_some(libc::SIGTERM),
     };
@@ -224,6 +228,10 @@ impl Guardian {
                     self.asked_to_pause = true;
                 }
                 // Only real-time signals are sent for the sake of their value; and a value cannot be sent to a group.
+                let number = match self.own_session {
+                    true => session::stop_for(self.child, number),
+                    false => number,
+                };
                 let queued = number >= libc::SIGRTMIN() && matches!(signal.origin(), Origin::Queue(_));
                 let delivered =
                     (queued && signals::requeue(self.child, signal)) || signals::send_group(self.child, number);

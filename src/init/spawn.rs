@@ -99,6 +99,8 @@ pub(super) struct Start {
     pub(super) mask: u64,
     /// Dispositions and closed descriptors to leave it with.
     pub(super) inherited: Inherited,
+    /// Give it a session of its own, not only a process group: see [`super::session`].
+    pub(super) own_session: bool,
     /// Make its group the foreground group of this terminal.
     pub(super) terminal: Option<RawFd>,
     /// Send it this signal when we die: prctl(2), `PR_SET_PDEATHSIG`.
@@ -123,7 +125,7 @@ struct Plan<'a> {
     errno: AtomicI32,
 }
 
-/// Starts `program` in its own process group and returns its pid once it runs. Every signal must be blocked.
+/// Starts `program` in its own process group, or session, and returns its pid once it runs. Every signal must be blocked.
 pub(super) fn start(program: &Program, start: &Start) -> Result<libc::pid_t, StartError> {
     let argv = pointers(&program.args);
     let env = program.env.as_ref().map(|env| pointers(env));
@@ -162,9 +164,13 @@ pub(super) fn start(program: &Program, start: &Start) -> Result<libc::pid_t, Sta
 extern "C" fn child(plan: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `start` passes a pointer to its `Plan`, which lives until this process has execed or exited.
     let plan = unsafe { &*plan.cast_const().cast::<Plan<'_>>() };
-    // SAFETY: plain system calls. setpgid of oneself fails only for a session leader, which a new child is not.
+    // SAFETY: plain system calls. setsid and setpgid of oneself fail only for the leader of a group or session, which a new child is not.
     let own = unsafe {
-        libc::setpgid(0, 0);
+        if plan.start.own_session {
+            libc::setsid();
+        } else {
+            libc::setpgid(0, 0);
+        }
         libc::getpid()
     };
     if let Some(tty) = plan.start.terminal {

@@ -84,12 +84,12 @@ def test_stop_and_continue(guarded, pid1, tools):
         tools.until(lambda: tools.state(child) == "S", "the payload goes on")
 
 
-def test_a_payload_that_left_its_group_still_gets_signals(guarded):
-    # Its parent is in another session group; joining the guardian's group is the way out of its own.
-    payload = guarded("import os, signal; os.setpgid(0, os.getpgid(os.getppid())); print('ready', flush=True); signal.pause()")
+def test_a_payload_that_handles_the_stop_gets_the_signal_itself(guarded, pid1):
+    program = "import signal; signal.signal(signal.SIGTSTP, lambda *_: print('asked', flush=True)); print('ready', flush=True)\nwhile True: signal.pause()"
+    payload = guarded(program, pid1=pid1)
     assert payload.line() == "ready"
-    payload.kill(signal.SIGTERM)
-    assert payload.wait()[0] == 143
+    payload.kill(signal.SIGTSTP)
+    assert payload.line() == "asked"
 
 
 QUEUE_LISTENER = """

@@ -209,3 +209,12 @@ def test_a_script_can_read_the_terminal_after_us(screen, binary):
 def test_without_a_terminal_nothing_is_needed(binary):
     done = subprocess.run([binary, "exec", "--", "sh", "-c", "exit 4"], start_new_session=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 4
+
+
+def test_a_payload_that_left_its_group_still_gets_signals(screen, binary):
+    # In the same session, which it is with a terminal, joining the guardian's group is a way out of its own.
+    program = "import os, signal; os.setpgid(0, os.getpgid(os.getppid())); print('ready', flush=True); signal.pause()"
+    payload = screen([binary, "exec", "--", "python3", "-Sc", program])
+    payload.expect("ready")
+    os.kill(payload.pid, signal.SIGTERM)
+    assert payload.wait() == 143
