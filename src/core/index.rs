@@ -409,7 +409,7 @@ impl State {
             "another machine ({holder}) has taken this tenant's lease; this one stops without uploading. Run one machine per tenant"
         );
         let mut actions = vec![Action::Say(Level::Error, "lease_lost", words.clone()), Action::Fence];
-        actions.extend(self.begin_stop(Cause::Failure(Failure::new(Exit::Refused, words)), now));
+        actions.extend(self.begin_fenced_stop(Cause::Failure(Failure::new(Exit::Refused, words)), now));
         actions
     }
 

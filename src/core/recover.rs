@@ -184,11 +184,14 @@ impl State {
 
     /// The app cannot be started at all: nothing a retry would change.
     pub(super) fn app_failed_to_start(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
-        self.app.state = AppState::Off;
         self.app.last_error = Some(failure.words.clone());
         match self.stage {
-            Stage::Serving => self.begin_stop(Cause::Failure(failure), now),
-            _ => Vec::new(),
+            Stage::Serving => {
+                self.app.state = AppState::Off;
+                self.begin_stop(Cause::Failure(failure), now)
+            }
+            // Somebody waits for its end, and it will not come otherwise.
+            _ => self.app_gone(now),
         }
     }
 

@@ -96,6 +96,18 @@ impl State {
         actions
     }
 
+    /// Another machine has taken the lease: a stop in the order that keeps everything of ours from it. One that is under way
+    /// begins again in that order, with the deadline it has: it might be uploading.
+    pub(super) fn begin_fenced_stop(&mut self, cause: Cause, now: Duration) -> Vec<Action> {
+        match &mut self.stage {
+            Stage::Stopping(stop) => {
+                stop.cause = cause;
+                self.enter(FENCED[0], now)
+            }
+            _ => self.begin_stop(cause, now),
+        }
+    }
+
     /// Enters `phase`, or the first one after it that has something to do.
     fn enter(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
         let Stage::Stopping(stop) = &mut self.stage else {

@@ -2,6 +2,7 @@
 
 mod index;
 mod life;
+mod model;
 mod random;
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub fn policy() -> Policy {
 }
 
 /// A tenant in virtual time.
+#[derive(Clone)]
 pub struct Life {
     pub state: State,
     pub now: Duration,

@@ -6,16 +6,25 @@ use std::rc::Rc;
 use std::{fs, io};
 
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
 
 use crate::app::{command, projects, ready};
 use crate::core::event::{AppEvent, Event, Failure};
 use crate::exit::Exit;
 use crate::process::{self, Ended};
-use crate::supervise::effects::Shared;
+use crate::supervise::effects::{App, Shared};
 
 /// Starts the app and follows it to its end.
 pub async fn start(shared: Rc<Shared>) {
-    if let Err(failure) = files(&shared).await {
+    let (call_off, called_off) = oneshot::channel();
+    shared.app.replace(App::Starting(call_off));
+    let made = tokio::select! {
+        made = files(&shared) => made,
+        // Not an error: the sender goes away only with us.
+        _ = called_off => return shared.send(Event::App(AppEvent::Gone)),
+    };
+    if let Err(failure) = made {
+        shared.app.take();
         return shared.send(Event::App(AppEvent::Failed(failure)));
     }
     let mut spec = command::spec(&shared.config);
@@ -26,11 +35,12 @@ pub async fn start(shared: Rc<Shared>) {
     let (mut child, group) = match process::spawn(&spec) {
         Ok(started) => started,
         Err(error) => {
+            shared.app.take();
             let words = format!("cannot start the app {:?}: {error}", spec.command);
             return shared.send(Event::App(AppEvent::Failed(Failure::new(Exit::Machine, words))));
         }
     };
-    shared.app.set(Some(group));
+    shared.app.replace(App::Running(group));
     let pid = child.id().unwrap_or_default();
     tracing::info!(
         event = "app_started",
@@ -64,7 +74,7 @@ pub async fn start(shared: Rc<Shared>) {
     tracing::info!(event = "app_ended", pid, code, "the app's main process ended: {words}");
     shared.send(Event::App(AppEvent::Exited { code, words }));
     group.empty().await;
-    shared.app.set(None);
+    shared.app.take();
     shared.send(Event::App(AppEvent::Gone));
 }
 
@@ -76,10 +86,18 @@ fn shown(command: &[std::ffi::OsString]) -> String {
         .join(" ")
 }
 
-/// Signals the app's whole group.
+/// Signals the app's whole group. An app that is about to be started is not started.
 pub fn signal(shared: &Shared, signal: Signal) {
-    if let Some(group) = shared.app.get() {
-        group.signal(signal);
+    match shared.app.take() {
+        App::Off => {}
+        App::Starting(call_off) => {
+            // If the other end is gone the start has failed, and said so.
+            let _ = call_off.send(());
+        }
+        App::Running(group) => {
+            group.signal(signal);
+            shared.app.replace(App::Running(group));
+        }
     }
 }
 

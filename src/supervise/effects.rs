@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 use crate::core::action::Action;
@@ -16,6 +16,18 @@ use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::supervise::prepare::Tenant;
 use crate::supervise::{Keys, application, finish, indexing, leasing, mounting, prepare, shipping};
+
+/// Where the app is.
+#[derive(Default)]
+pub enum App {
+    /// Nothing of it runs.
+    #[default]
+    Off,
+    /// What it needs is being made; sending calls the start off.
+    Starting(oneshot::Sender<()>),
+    /// Its process group.
+    Running(Group),
+}
 
 /// What the effects share. One thread: `Rc` and `RefCell`, never borrowed across an await.
 pub struct Shared {
@@ -33,8 +45,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
-    /// The app's process group, while it runs.
-    pub app: Cell<Option<Group>>,
+    /// The app, from the decision to start it to the end of its last process.
+    pub app: RefCell<App>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
 }
@@ -73,7 +85,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             upload_failures: Cell::default(),
-            app: Cell::default(),
+            app: RefCell::default(),
             served: Cell::default(),
         };
         Effects {

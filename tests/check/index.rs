@@ -76,17 +76,12 @@ async fn a_server_without_authentication_needs_no_token() {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
-    let error = failure_at(support::free_address()).await;
-    assert_eq!(error.exit(), Exit::Unavailable);
-    assert!(error.to_string().contains("connection refused"), "{error}");
-}
-
-#[tokio::test]
-async fn nobody_answers() {
-    let error = failure_at(support::silent()).await;
-    assert_eq!(error.exit(), Exit::Unavailable);
-    assert!(error.to_string().contains("no answer within 2 s"), "{error}");
+async fn no_answer_has_its_words() {
+    let failure = async |address| {
+        let error = failure_at(address).await;
+        (error.exit(), error.to_string())
+    };
+    support::no_answer_has_its_words("no answer within 2 s", failure).await;
 }
 
 #[tokio::test]
@@ -97,13 +92,6 @@ async fn the_name_does_not_resolve() {
         error.to_string().contains("the name database.invalid does not resolve"),
         "{error}"
     );
-}
-
-#[tokio::test]
-async fn the_connection_is_cut() {
-    let error = failure_at(support::hanging_up()).await;
-    assert_eq!(error.exit(), Exit::Unavailable);
-    assert!(error.to_string().contains("closed before an answer"), "{error}");
 }
 
 #[tokio::test]

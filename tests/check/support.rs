@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use tempfile::TempDir;
+use tenant_init::exit::Exit;
 
 pub const KEY_ID: &str = "AKIDEXAMPLE";
 pub const SECRET: &str = "SECRETEXAMPLE";
@@ -172,6 +173,20 @@ pub fn tool(variable: &str, script: &str) -> PathBuf {
 /// An address of this machine that nothing listens on.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Each way in which no answer comes has words of its own, and the exit code of a fault that may pass. `silent` are those of a server
+/// that takes the connection and says nothing; `failure_at` tells how asking at an address failed.
+pub async fn no_answer_has_its_words(silent_words: &str, failure_at: impl AsyncFn(SocketAddr) -> (Exit, String)) {
+    for (address, words) in [
+        (free_address(), "connection refused"),
+        (silent(), silent_words),
+        (hanging_up(), "closed before an answer"),
+    ] {
+        let (exit, said) = failure_at(address).await;
+        assert_eq!(exit, Exit::Unavailable, "{said}");
+        assert!(said.contains(words), "not {words:?}: {said}");
+    }
 }
 
 /// Answers every request with these bytes.

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from .proc import Process
-from .wait import free_port, listening, wait_until
+from .server import Server
+from .wait import free_port
 
 # Two-letter keys are refused with 403.
 KEY_ID = "AKIDEXAMPLE"
@@ -17,8 +18,8 @@ def rclone():
     return os.environ.get("RCLONE") or shutil.which("rclone") or "rclone"
 
 
-class S3Server:
-    """`server.folder/BUCKET/key` is the object `key`. Stopped, it refuses connections; suspended, it is silent."""
+class S3Server(Server):
+    """`server.folder/BUCKET/key` is the object `key`."""
 
     def __init__(self, folder, bucket="notes", key_id=KEY_ID, secret=SECRET, host="127.0.0.1", port=None, prefix=()):
         self.folder = Path(folder) / "buckets"
@@ -47,25 +48,8 @@ class S3Server:
                 "--addr", f"{self.host}:{self.port}", "--vfs-cache-mode", "off", "--dir-cache-time", "5ms",
                 "--poll-interval", "0s", "--log-level", "ERROR", *extra]
         self.process.spawn(argv, env={**os.environ, "RCLONE_CONFIG": "/dev/null"}, prefix=self.prefix)
-        wait_until(lambda: self._up(), 30, lambda: f"S3 server on {self.endpoint}: {self.process.stderr()[-500:]}")
+        self.await_listening()
         return self
-
-    def _up(self):
-        if not self.process.running():
-            raise RuntimeError(f"it ended: {self.process.stderr()[-500:]}")
-        return listening(self.port, self.host)
-
-    def stop(self):
-        self.process.stop()
-
-    def kill(self):
-        self.process.kill()
-
-    def suspend(self):
-        self.process.suspend()
-
-    def resume(self):
-        self.process.resume()
 
     def env(self):
         """What Fly and Tigris set for this bucket."""

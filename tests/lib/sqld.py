@@ -10,8 +10,9 @@ import urllib.request
 from pathlib import Path
 
 from .proc import Process
+from .server import Server
 from .tls import openssl
-from .wait import free_port, listening, wait_until
+from .wait import free_port
 
 
 class SqldError(ValueError):
@@ -22,7 +23,7 @@ class SqldError(ValueError):
         self.status = status
 
 
-class Sqld:
+class Sqld(Server):
     """An empty database at `url`; kept in `folder` when stopped and started again.
 
     With `auth` it wants tokens, as Turso does: signed with a key that is made for it and can be changed (`revoke`).
@@ -54,25 +55,8 @@ class Sqld:
     def start(self):
         auth = ["--auth-jwt-key-file", self.key.with_suffix(".pub")] if self.key else []
         self.process.spawn([self.binary, "--db-path", self.data, "--http-listen-addr", f"127.0.0.1:{self.port}", *auth])
-        wait_until(lambda: self._up(), 30, lambda: f"sqld on port {self.port}: {self.process.stderr()[-500:]}")
+        self.await_listening()
         return self
-
-    def _up(self):
-        if not self.process.running():
-            raise RuntimeError(f"it ended: {self.process.stderr()[-500:]}")
-        return listening(self.port)
-
-    def stop(self):
-        self.process.stop()
-
-    def kill(self):
-        self.process.kill()
-
-    def suspend(self):
-        self.process.suspend()
-
-    def resume(self):
-        self.process.resume()
 
     # -- tokens --
 

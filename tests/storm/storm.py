@@ -1,0 +1,304 @@
+"""A storm over one tenant: faults by schedule while a writer works, and the comparison of what was promised with what is stored.
+
+The same code drives a tenant on this machine, in a container and in the virtual machine: it finds the processes of a tenant below
+the process that it started. After every end of a tenant that says "stored", the bucket is compared with the ledger, and again when
+the storm is over and everything was given the time to heal.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.faultproxy import FaultProxy
+from lib.s3 import S3Server
+from lib.tenant import cmdline, descendants
+from lib.wait import wait_until
+
+from . import ledger
+from .schedule import schedule
+
+READY = 120  # seconds a tenant may take to be ready again when nothing is wrong any more
+# Ends that a fault explains: bucket unreachable at a start, not stored, restart budget, refused by an outage of its keys' store.
+EXPLAINED = {69, 74, 75}
+
+
+class Sky:
+    """A bucket behind a network that the storm plays with."""
+
+    def __init__(self, folder):
+        self.server = S3Server(folder)
+        self.proxy = FaultProxy(self.server.port)
+        self.faults = Counter()  # of those that last: how many are there now
+        self.lock = threading.Lock()
+
+    def start(self):
+        self.server.start()
+        self.proxy.start()
+        return self
+
+    def close(self):
+        self.proxy.close()
+        self.server.kill()
+
+    def env(self):
+        return {**self.server.env(), "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.proxy.port}"}
+
+    def contents(self, name):
+        """Bytes of the object, or None."""
+        try:
+            return (self.server.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def clear(self):
+        self.proxy.rtt_ms = 0
+        self.proxy.ok()
+        if not self.server.process.running():
+            self.server.start()
+
+
+@dataclass
+class Report:
+    """What a storm did and found."""
+
+    seed: object
+    steps: list = field(default_factory=list)  # what happened, in words, with the time
+    problems: list = field(default_factory=list)
+    lives: int = 0
+    acknowledged: int = 0
+    app_errors: dict = field(default_factory=dict)
+    ends: Counter = field(default_factory=Counter)
+    slowest_recovery: float = 0.0  # seconds from the end of the last fault to ready
+
+    def words(self):
+        kept = [f"seed {self.seed}: {self.acknowledged} acknowledged, {self.lives} lives of the writer, ends {dict(self.ends)}, "
+                f"errors at the app {self.app_errors}, ready {self.slowest_recovery:.1f} s after the last fault"]
+        return "\n".join(kept + [f"  {step}" for step in self.steps] + [f"  PROBLEM: {problem}" for problem in self.problems])
+
+
+class Storm:
+    """`make_tenant(env)` gives a new, not started life of the tenant on the same disk, whose app is the writer."""
+
+    def __init__(self, folder, seed, make_tenant, steps=6):
+        self.folder = Path(folder)
+        self.seed = seed
+        self.plan = schedule(seed, steps)
+        self.sky = Sky(self.folder)
+        self.make_tenant = make_tenant
+        self.tenant = None
+        self.report = Report(seed)
+        self.ledger = self.folder / "ledger" / "ledger.jsonl"
+        self.ledger.parent.mkdir(mode=0o777, exist_ok=True)
+        self.ledger.parent.chmod(0o777)
+        self.began = time.monotonic()
+        self.lasting = []  # (end, how to end it)
+
+    def say(self, words):
+        self.report.steps.append(f"{time.monotonic() - self.began:6.1f} s  {words}")
+
+    # -- the tenant's processes --
+
+    def below(self, what):
+        """The first process of the tenant whose command line has this, or None."""
+        root = self.tenant.root_pid()
+        return next((pid for pid in descendants(root) if what in cmdline(pid)), None)
+
+    def hit(self, what, number):
+        pid = self.below(what)
+        if pid is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return pid
+
+    # -- lives --
+
+    def launch(self):
+        self.tenant = self.make_tenant(self.sky.env())
+        self.tenant.start()
+
+    def ended(self, how):
+        """The tenant has ended: checks what it said against the bucket, and starts it again on its disk, as a platform does."""
+        end = self.tenant.wait(150)
+        self.report.ends[end.code] += 1
+        stored = bool(end.verdict and end.verdict["stored"])
+        self.say(f"{how}: exit {end.code}, {'stored' if stored else 'not all stored' if end.verdict else 'no verdict'}")
+        if stored:
+            self.compare(f"after an end that says stored ({how})")
+        return end
+
+    def expect_running(self):
+        """An end that no fault of the schedule asked for must be one that says why, and is followed by a new start."""
+        if self.tenant.running():
+            return
+        end = self.ended("ended by itself")
+        if end.code not in EXPLAINED:
+            self.report.problems.append(f"ended by itself with {end.code}: {end.last_line}")
+        self.launch()
+
+    def compare(self, when):
+        story = self.story()
+        for difference in ledger.differences(story, self.sky.contents):
+            self.report.problems.append(f"{when}: {difference}")
+
+    def story(self):
+        lines = self.ledger.read_text(errors="replace").splitlines() if self.ledger.exists() else []
+        return ledger.read(lines)
+
+    # -- faults --
+
+    def strike(self, step):
+        self.say(f"{step.fault}" + (f" for {step.seconds} s" if step.seconds else ""))
+        end = getattr(self, "on_" + step.fault.replace("'s ", "_").replace(", ", "_").replace(" ", "_"))(step.seconds)
+        if end:
+            self.lasting.append((time.monotonic() + step.seconds, step.fault, end))
+
+    def heal(self, everything=False):
+        """Ends the faults whose time is over."""
+        for at, name, end in sorted(self.lasting, key=lambda entry: entry[0]):
+            if everything or at <= time.monotonic():
+                end()
+                self.lasting.remove((at, name, end))
+
+    def wait(self, seconds):
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.heal()
+            self.expect_running()
+            due = min((at for at, _, _ in self.lasting), default=end) - time.monotonic()
+            time.sleep(max(0.01, min(left, due, 0.2)))
+
+    def on_rclone_killed(self, _):
+        self.hit(b"--cache-dir", signal.SIGKILL)
+
+    def on_rclone_stopped(self, _):
+        pid = self.hit(b"--cache-dir", signal.SIGSTOP)
+
+        def resume():
+            if pid and b"--cache-dir" in cmdline(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+        return resume
+
+    def on_bucket_refuses(self, _):
+        self.sky.proxy.refuse()
+        return self.sky.proxy.ok
+
+    def on_bucket_silent(self, _):
+        self.sky.proxy.silent()
+        return self.sky.proxy.ok
+
+    def on_bucket_answers_503(self, _):
+        body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+        self.sky.proxy.status(503, body)
+        return self.sky.proxy.ok
+
+    def on_bucket_answers_500(self, _):
+        self.sky.proxy.status(500, b"<?xml version='1.0'?><Error><Code>InternalError</Code></Error>")
+        return self.sky.proxy.ok
+
+    def on_bucket_cuts_connections(self, _):
+        self.sky.proxy.cut()
+
+    def on_bucket_answer_lost(self, _):
+        self.sky.proxy.swallow_next(b"PUT ", count=2)
+
+    def on_bucket_slow(self, _):
+        self.sky.proxy.rtt_ms = 400
+
+        def fast():
+            self.sky.proxy.rtt_ms = 0
+
+        return fast
+
+    def on_bucket_server_killed(self, _):
+        self.sky.server.kill()
+
+        def again():
+            if not self.sky.server.process.running():
+                self.sky.server.start()
+
+        return again
+
+    def on_app_killed(self, _):
+        self.hit(b"writer.py", signal.SIGKILL)
+
+    def on_supervisor_killed(self, _):
+        if self.hit(b"supervise", signal.SIGKILL) is not None:
+            self.ended("supervisor killed")
+            self.launch()
+
+    def on_tenant_stopped_and_started(self, _):
+        self.tenant.terminate()
+        self.ended("stopped")
+        self.launch()
+
+    def on_tenant_stopped_twice(self, _):
+        self.tenant.terminate()
+        time.sleep(0.4)  # a second signal that comes at once is the same one
+        self.tenant.terminate()
+        self.ended("stopped twice")
+        self.launch()
+
+    def on_machine_dead_disk_kept(self, _):
+        self.tenant.kill()
+        self.report.ends["dead"] += 1
+        self.launch()
+
+    def on_machine_suspended(self, seconds):
+        self.tenant.freeze()
+        time.sleep(seconds)
+        self.tenant.thaw()
+
+    # -- the whole --
+
+    def run(self):
+        """The storm from start to comparison. Problems are in the report, not raised."""
+        self.sky.start()
+        try:
+            self.launch()
+            self.tenant.wait_ready(READY)
+            for step in self.plan:
+                self.wait(step.pause)
+                self.strike(step)
+                if not step.overlap:
+                    self.wait(step.seconds)
+            self.clear_up()
+        finally:
+            self.heal(everything=True)
+            if self.tenant:
+                self.tenant.clean_up()
+            self.sky.close()
+            story = self.story()
+            self.report.lives, self.report.acknowledged = story.lives, story.acknowledged
+            self.report.app_errors = dict(story.errors)
+        return self.report
+
+    def clear_up(self):
+        """The weather is fine again: ready by itself, everything uploaded, a clean end, and the bucket is as it must be."""
+        self.heal(everything=True)
+        self.sky.clear()
+        began = time.monotonic()
+
+        def ready():
+            self.expect_running()
+            return self.tenant.ready()
+
+        try:
+            wait_until(ready, READY, lambda: f"ready again: {self.tenant.log()[-2000:]}", every=0.1)
+        except TimeoutError as error:
+            self.report.problems.append(str(error))
+            return
+        self.report.slowest_recovery = time.monotonic() - began
+        self.say("ready again")
+        self.wait(2)
+        self.tenant.terminate()
+        end = self.ended("stopped at the end")
+        if end.code != 0:
+            self.report.problems.append(f"the last stop ended with {end.code}: {end.last_line}")
