@@ -1,13 +1,15 @@
 //! Saves writes that rclone would throw away because it was killed at a bad moment.
 //!
 //! rclone describes each cached file in a metadata file. When rclone is killed (memory, a crash of the machine), that
-//! description can be wrong in three ways, and each costs an acknowledged write at the next start. All were seen with
+//! description can be wrong in four ways, and each costs an acknowledged write at the next start. All were seen with
 //! 1.75.2 on FUSE, where the kernel tells rclone of a `close` only after the program has gone on.
 //!
 //! * It is empty: rclone empties it and writes it anew. The next rclone **deletes the cached file**.
 //! * It is old: what was written since it was saved is not in its list of cached ranges. The next rclone **downloads the
 //!   old content of these ranges over the new one**, or, without an old one, cannot read the file until it is sent.
 //! * It lies under the file's former name: a rename is two renames. The next rclone deletes both halves.
+//! * It is of the file that was there before: an upload of that one was under way when another was renamed over it, and at its end
+//!   wrote that all is sent. The next rclone **throws the new content away**, because it has not the length described.
 //!
 //! So before each start:
 //!
@@ -15,10 +17,11 @@
 //!   there (a file that was emptied has length 0 in it, so all of it counts);
 //! * all of a file counts so when the description names no object that it could have come from;
 //! * a file whose description lies under another name gets it back;
+//! * a complete file of another length than its description, which says that it is sent, is described as not sent;
 //! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
 //! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone.
 //!
-//! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
+//! What remains: a file renamed over one of the same length while that was being uploaded, just before a kill; bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -64,7 +67,11 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str) -> io::Result<Mended> {
                 fs::create_dir_all(metas.join(&name).parent().unwrap_or(&metas))?;
                 fs::rename(&old.path, metas.join(&name))?;
                 mended.requeued.push(name);
-            } else if described.is_none() {
+            } else if match &described {
+                None => true,
+                // A partly read file of which the bucket has a new version is nobody's write.
+                Some(meta) => !meta.describes(&found) && is_complete(file, found.len())?,
+            } {
                 broken.push((file.to_owned(), name));
             }
         }
@@ -320,6 +327,26 @@ mod tests {
         assert_eq!(cache.mend().requeued, ["note.md"]);
         assert_eq!(cache.unsent(), ["note.md"]);
         assert!(!cache.meta("note.tmp").exists());
+    }
+
+    #[test]
+    fn a_file_renamed_over_one_that_was_being_sent_is_sent() {
+        let cache = cache();
+        let sent = r#"{"ModTime":"2026-11-23T18:13:12Z","ATime":"2026-11-23T18:13:12Z","Size":4,"Rs":[{"Pos":0,"Size":4}],"Fingerprint":"4","Dirty":false}"#;
+        fs::write(cache.meta("note.md"), sent).unwrap();
+        fs::write(cache.file("note.md"), "renamed over it").unwrap();
+        fs::write(cache.meta("partly.bin"), sent).unwrap();
+        File::create(cache.file("partly.bin"))
+            .unwrap()
+            .set_len(1 << 20)
+            .unwrap();
+        assert_eq!(
+            cache.unsent(),
+            ["note.md", "partly.bin"],
+            "the verdict names one too many rather than none"
+        );
+        assert_eq!(cache.mend().requeued, ["note.md"]);
+        assert!(cache.file("partly.bin").exists());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! upload. rclone uploads such files when it is started again on the same cache, remote and bucket. This is the last
 //! word on "is everything stored": it needs no living rclone, and it knows files that are open and not yet in the queue.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,13 @@ pub(super) struct Meta {
     pub(super) ranges: Option<Vec<Range>>,
 }
 
+impl Meta {
+    /// Is this about a file of that length? It is not when rclone was killed after another file was renamed over the described one.
+    pub(super) fn describes(&self, file: &fs::Metadata) -> bool {
+        u64::try_from(self.size) == Ok(file.len())
+    }
+}
+
 /// A part of a file that is in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -61,7 +68,7 @@ pub(super) fn read_meta(path: &Path) -> io::Result<Option<Meta>> {
 /// When the cache cannot be read. A cache that does not exist has nothing unsent.
 pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
     let mut found = Vec::new();
-    let mut sent = HashSet::new();
+    let mut sent = HashMap::new();
     walk(
         &cache_dir.join("vfsMeta").join(REMOTE).join(bucket),
         &mut |meta_file, name| {
@@ -70,7 +77,7 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
                     name,
                     bytes: u64::try_from(meta.size).unwrap_or(0),
                 }),
-                Some(_) => drop(sent.insert(name)),
+                Some(meta) => drop(sent.insert(name, meta)),
                 None => {}
             }
             Ok(())
@@ -79,8 +86,8 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
     let mut known: HashMap<String, u64> = found.into_iter().map(|file| (file.name, file.bytes)).collect();
     walk(&cache_dir.join("vfs").join(REMOTE).join(bucket), &mut |file, name| {
         // Metadata is written when a file is opened and closed; in between only the cached file knows its length.
-        if !sent.contains(&name)
-            && let Ok(file) = fs::symlink_metadata(file)
+        if let Ok(file) = fs::symlink_metadata(file)
+            && !sent.get(&name).is_some_and(|meta| meta.describes(&file))
             && (file.len() > 0 || known.contains_key(&name))
         {
             known.insert(name, file.len());

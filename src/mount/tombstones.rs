@@ -6,8 +6,8 @@
 //!
 //! rclone's log names every file that leaves its cache, and every name that is used again. From these lines a list of
 //! tombstones is kept: names that must not be in the bucket. Each is settled by asking the bucket; an object that is
-//! older than the deletion is the forgotten one. What cannot be settled before the end is kept beside the cache for the
-//! next start. A name that nobody forgot costs one request.
+//! older than the deletion is the forgotten one, before rclone is started again at the latest, which would list it. What is not
+//! settled is kept beside the cache for the next start. A name that nobody forgot costs one request.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,32 +24,54 @@ const FILE: &str = "tombstones.json";
 
 /// Names that must not be in the bucket, with the moment of their deletion. Clones share one list.
 #[derive(Debug, Clone, Default)]
-pub struct Tombstones(Arc<Mutex<BTreeMap<String, Timestamp>>>);
+pub struct Tombstones(Arc<Mutex<List>>);
+
+type Names = BTreeMap<String, Timestamp>;
+
+#[derive(Debug, Default)]
+struct List {
+    names: Names,
+    /// As the file has them.
+    kept: Names,
+}
 
 impl Tombstones {
     /// The ones an earlier life left in `cache_dir`.
     #[must_use]
     pub fn load(cache_dir: &Path) -> Tombstones {
-        let left = fs::read(cache_dir.join(FILE))
+        let left: Names = fs::read(cache_dir.join(FILE))
             .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
-        Tombstones(Arc::new(Mutex::new(left.unwrap_or_default())))
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
+        Tombstones(Arc::new(Mutex::new(List {
+            kept: left.clone(),
+            names: left,
+        })))
     }
 
-    /// Keeps what is not settled for the next start, or removes the file when there is nothing.
+    /// Keeps what is not settled for the next start, or removes the file when there is nothing. Does nothing when the file has it.
     ///
     /// # Errors
     /// When the file cannot be written or removed.
     pub fn save(&self, cache_dir: &Path) -> io::Result<()> {
-        let file = cache_dir.join(FILE);
-        let text = self.with(|list| (!list.is_empty()).then(|| serde_json::to_vec(list)));
-        match text {
-            Some(text) => fs::write(file, text?),
-            None => match fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
+        let list = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.names == list.kept {
+            return Ok(());
         }
+        let file = cache_dir.join(FILE);
+        if list.names.is_empty() {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        } else {
+            // Renamed into place: a start that finds half a list would have forgotten the other half.
+            let fresh = file.with_extension("new");
+            fs::write(&fresh, serde_json::to_vec(&list.names)?)?;
+            fs::rename(fresh, file)?;
+        }
+        list.kept = list.names.clone();
+        Ok(())
     }
 
     /// One line of rclone's log.
@@ -96,8 +118,8 @@ impl Tombstones {
         self.with(|list| list.get(name) == Some(&time))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut BTreeMap<String, Timestamp>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, work: impl FnOnce(&mut Names) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).names)
     }
 }
 

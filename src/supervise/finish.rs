@@ -37,14 +37,7 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
                 .filter(|(name, _)| !name.starts_with(".tenant-init/"))
                 .map(|(name, _)| format!("{name} (to be deleted)")),
         );
-        if let Err(error) = tenant.tombstones.save(&config.mount.cache_dir)
-            && config.mount.cache_dir.is_dir()
-        {
-            tracing::error!(
-                event = "tombstones",
-                "cannot keep the list of deletions for the next start: {error}"
-            );
-        }
+        mounting::keep_deletions(shared);
     }
     let index_pending = match shared.tenant() {
         Some(tenant) => match &tenant.index {

@@ -13,6 +13,8 @@ use crate::supervise::effects::Shared;
 const OOM_SCORE_ADJ: i16 = 300;
 /// An upload that a deletion cancelled has landed after this, or never will.
 const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// A launch waits this long for what is still to be deleted in the bucket.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -40,6 +42,8 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
             taken
         }
     };
+    // A new rclone would list what the old one forgot to delete, and the app would find it again.
+    settle_in_time(shared).await;
     let plan = Plan {
         mount: mount.clone(),
         storage: tenant.bundle.storage.clone(),
@@ -57,6 +61,8 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         .ready(deadline.into())
         .await
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    // The bucket may have come back only now. Nobody has looked at the mount yet.
+    settle_in_time(shared).await;
     tracing::info!(
         event = "mount_ready",
         milliseconds = took.as_millis() as u64,
@@ -67,6 +73,31 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     shared.send(Event::Mount(MountEvent::Ready));
     tokio::task::spawn_local(watch(Rc::clone(shared), session));
     Ok(())
+}
+
+/// [`settle_deletions`] for a launch, which does not wait for ever.
+async fn settle_in_time(shared: &Shared) {
+    let settled = tokio::time::timeout(SETTLE_LIMIT, settle_deletions(shared, jiff::SignedDuration::ZERO)).await;
+    if settled.is_err() {
+        tracing::warn!(
+            event = "deletion_waits",
+            "the bucket is slow: what is still to be deleted there may be seen until it is"
+        );
+    }
+}
+
+/// Writes down what is not deleted yet, for a next start that nobody prepares.
+pub fn keep_deletions(shared: &Shared) {
+    let cache_dir = &shared.config.mount.cache_dir;
+    if let Some(tenant) = shared.tenant()
+        && let Err(error) = tenant.tombstones.save(cache_dir)
+        && cache_dir.is_dir()
+    {
+        tracing::error!(
+            event = "tombstones",
+            "cannot keep the list of deletions for the next start: {error}"
+        );
+    }
 }
 
 /// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
@@ -109,6 +140,7 @@ pub async fn probe(shared: Rc<Shared>) {
     shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue })));
     application::save_projects(&shared).await;
     settle_deletions(&shared, CANCELLED_UPLOAD).await;
+    keep_deletions(&shared);
 }
 
 /// `Action::ExpireQueue`

@@ -1,14 +1,18 @@
 """Where a storm's tenant lives: as a process of this machine (or of the virtual one), or in a container."""
 
 import os
+import shutil
 import signal
-import sys
 from pathlib import Path
 
 from lib.container import Container
 from lib.tenant import Tenant, descendants
 
 WRITER = Path(__file__).with_name("writer.py")
+# The app runs as a user who may not look into the home of the one who runs the tests.
+PYTHON = next(path for path in ("/usr/bin/python3", "/opt/basic-memory/bin/python") if os.access(path, os.X_OK))
+# A writer that is killed is part of the storm.
+RESTART = {"TENANT_INIT_APP__RESTART": "always"}
 
 
 class Local(Tenant):
@@ -16,8 +20,9 @@ class Local(Tenant):
 
     def __init__(self, folder, env, ledger, seed, **kwargs):
         mount = Path(folder) / "data"
-        app = [sys.executable, str(WRITER), str(mount), str(ledger), str(seed)]
-        super().__init__(folder, app=app, env=env, **kwargs)
+        writer = shutil.copy(WRITER, ledger.parent)
+        app = [PYTHON, writer, str(mount), str(ledger), str(seed)]
+        super().__init__(folder, app=app, env=env | RESTART, **kwargs)
         # A new log for each life, so that what an earlier one said stays readable.
         self.process.out, self.process.err = (Path(folder) / f"{name}-{self.health_port}" for name in ("out", "err"))
 
@@ -50,7 +55,7 @@ class Contained(Container):
         options = ["--volume", f"{disk}:/var/lib/tenant-init", "--volume", f"{ledger.parent}:/ledger",
                    "--volume", f"{WRITER.parent}:/storm:ro"]
         command = ["run", "--", "/opt/basic-memory/bin/python", "/storm/writer.py", "/data", f"/ledger/{ledger.name}", str(seed)]
-        super().__init__(env=env, options=options, command=command)
+        super().__init__(env=env | RESTART, options=options, command=command)
 
     def root_pid(self):
         return self.pid()
