@@ -210,7 +210,7 @@ fn replace(cache_dir: &Path, path: &Path, meta: &Value) -> io::Result<()> {
 mod tests {
     use std::io::{Seek, SeekFrom, Write};
 
-    use super::super::pending::unsent;
+    use super::super::pending::{doubtful, unsent};
     use super::*;
 
     struct Cache(tempfile::TempDir);
@@ -341,7 +341,7 @@ mod tests {
             .set_len(1 << 20)
             .unwrap();
         assert_eq!(
-            cache.unsent(),
+            doubtful(cache.0.path(), "notes").unwrap(),
             ["note.md", "partly.bin"],
             "the verdict names one too many rather than none"
         );

@@ -4,7 +4,7 @@
 //! upload. rclone uploads such files when it is started again on the same cache, remote and bucket. This is the last
 //! word on "is everything stored": it needs no living rclone, and it knows files that are open and not yet in the queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -36,9 +36,15 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    /// Is this about a file of that length? It is not when rclone was killed after another file was renamed over the described one.
+    /// For a file that is sent: is this about a file of that length? rclone sometimes leaves the description of the one that was there
+    /// before. The length is that of the object in the fingerprint, `LENGTH,TIME`; `Size` is not always kept.
     pub(super) fn describes(&self, file: &fs::Metadata) -> bool {
-        u64::try_from(self.size) == Ok(file.len())
+        let sent = self
+            .fingerprint
+            .split(',')
+            .next()
+            .and_then(|length| length.parse().ok());
+        sent.or(u64::try_from(self.size).ok()) == Some(file.len())
     }
 }
 
@@ -68,7 +74,7 @@ pub(super) fn read_meta(path: &Path) -> io::Result<Option<Meta>> {
 /// When the cache cannot be read. A cache that does not exist has nothing unsent.
 pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
     let mut found = Vec::new();
-    let mut sent = HashMap::new();
+    let mut sent = HashSet::new();
     walk(
         &cache_dir.join("vfsMeta").join(REMOTE).join(bucket),
         &mut |meta_file, name| {
@@ -77,7 +83,7 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
                     name,
                     bytes: u64::try_from(meta.size).unwrap_or(0),
                 }),
-                Some(meta) => drop(sent.insert(name, meta)),
+                Some(_) => drop(sent.insert(name)),
                 None => {}
             }
             Ok(())
@@ -86,8 +92,8 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
     let mut known: HashMap<String, u64> = found.into_iter().map(|file| (file.name, file.bytes)).collect();
     walk(&cache_dir.join("vfs").join(REMOTE).join(bucket), &mut |file, name| {
         // Metadata is written when a file is opened and closed; in between only the cached file knows its length.
-        if let Ok(file) = fs::symlink_metadata(file)
-            && !sent.get(&name).is_some_and(|meta| meta.describes(&file))
+        if !sent.contains(&name)
+            && let Ok(file) = fs::symlink_metadata(file)
             && (file.len() > 0 || known.contains_key(&name))
         {
             known.insert(name, file.len());
@@ -97,6 +103,27 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
     let mut pending: Vec<Pending> = known.into_iter().map(|(name, bytes)| Pending { name, bytes }).collect();
     pending.sort();
     Ok(pending)
+}
+
+/// Cached files of `bucket` of another length than the object they are said to be. As long as rclone lives that means nothing: it knows
+/// better than its notes. When it was killed they may be unsent, and the next start sends them (again).
+///
+/// # Errors
+/// As [`unsent`].
+pub fn doubtful(cache_dir: &Path, bucket: &str) -> io::Result<Vec<String>> {
+    let metas = cache_dir.join("vfsMeta").join(REMOTE).join(bucket);
+    let mut found = Vec::new();
+    walk(&cache_dir.join("vfs").join(REMOTE).join(bucket), &mut |file, name| {
+        if let Some(meta) = read_meta(&metas.join(&name))?
+            && !meta.dirty
+            && fs::symlink_metadata(file).is_ok_and(|file| !meta.describes(&file))
+        {
+            found.push(name);
+        }
+        Ok(())
+    })?;
+    found.sort();
+    Ok(found)
 }
 
 /// Buckets other than `bucket` that have unsent files in this cache, with how many. Nothing will upload them until a

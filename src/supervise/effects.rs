@@ -49,6 +49,8 @@ pub struct Shared {
     pub app: RefCell<App>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
+    /// A living rclone has said that everything is sent, and nothing was mounted since.
+    pub drained: Cell<bool>,
 }
 
 impl Shared {
@@ -87,6 +89,7 @@ impl Effects {
             upload_failures: Cell::default(),
             app: RefCell::default(),
             served: Cell::default(),
+            drained: Cell::default(),
         };
         Effects {
             shared: Rc::new(shared),

@@ -22,11 +22,16 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
     // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
     mounting::release(shared).await;
     let config = &shared.config;
-    let mut names = shared
-        .bucket
-        .borrow()
-        .as_deref()
-        .map_or_else(Vec::new, |bucket| unsent(config, bucket));
+    let mut names = shared.bucket.borrow().as_deref().map_or_else(Vec::new, |bucket| {
+        let mut names = unsent(config, bucket);
+        // After an rclone that was killed its notes may say "sent" of what was never sent.
+        if !shared.drained.get() {
+            names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
+            names.sort();
+            names.dedup();
+        }
+        names
+    });
     if let Some(tenant) = shared.tenant() {
         names.extend(
             tenant

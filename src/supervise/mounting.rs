@@ -54,6 +54,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         oom_score_adj: Some(OOM_SCORE_ADJ),
         observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
     };
+    shared.drained.set(false);
     let session = Session::launch(&claim, plan).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
     shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
@@ -192,6 +193,7 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
                 .await
                 .map_err(|error| error.to_string());
             settle_deletions(&shared, jiff::SignedDuration::ZERO).await;
+            shared.drained.set(result.is_ok());
             let seconds = started.elapsed().as_secs_f64();
             tracing::info!(
                 event = "drained",
