@@ -1,6 +1,7 @@
 """A tenant with an index database: its bucket, its database, the network between, and the machines that come and go on them."""
 
 import json
+import time
 from pathlib import Path
 
 from . import index
@@ -12,6 +13,7 @@ from .sqld import Sqld
 from .wait import wait_until
 
 CONFIG_DIR = "/var/lib/tenant-init/app"
+PROMPT = 15  # seconds a call of the app may take, whatever the database does
 
 
 class Machine(Container):
@@ -40,6 +42,22 @@ class Machine(Container):
 
     def finds(self, word, title):
         return title in self.call("search_notes", query=word)
+
+    def use(self, label):
+        """Writes, reads, finds and edits a note; every call answers soon and says what it says on any day. Returns its title."""
+        title, word, identifier = f"During {label}", f"word{label.replace('_', '')}", f"notes/during-{label.replace('_', '-')}"
+
+        def timed(tool, **arguments):
+            begin = time.monotonic()
+            answer = self.call(tool, **arguments)
+            assert time.monotonic() - begin < PROMPT, f"{tool} took {time.monotonic() - begin:.1f} s"
+            return answer
+
+        timed("write_note", title=title, directory="notes", content=f"# {title}\nA note with {word}.")
+        assert word in timed("read_note", identifier=identifier)
+        assert title in timed("search_notes", query=word)
+        timed("edit_note", identifier=identifier, operation="append", content="\nOne more line.")
+        return title
 
     def basic_memory(self, *arguments, seconds=90):
         """`basic-memory …` on the command line in the container, as its own user."""
@@ -148,6 +166,11 @@ class IndexedTenant:
 
     def lease(self):
         return index.lease(self.sqld)
+
+    def assert_once(self, title):
+        """The note is in the database, once."""
+        assert self.titles().count(title) == 1, self.titles()
+        assert self.sqld.query("SELECT count(*) FROM search_index WHERE type = 'entity' AND title = ?", title) == [(1,)]
 
     def titles(self):
         """Titles of all notes in the database, sorted."""
