@@ -82,13 +82,16 @@ RUN /opt/basic-memory/bin/python -m compileall -q --invalidation-mode unchecked-
 COPY --chmod=0755 entrypoint /usr/local/bin/entrypoint
 COPY --from=binary --chmod=0755 /tenant-init /usr/local/bin/tenant-init
 
+ARG SEARCH=keyword
 # PYTHONDONTWRITEBYTECODE: the bytecode is there already, and nothing may be written into the image at run time.
 # BASIC_MEMORY_…: what the app gets too, for its command line: docker exec --user app CONTAINER basic-memory status
+# ..._SEMANTIC_…: the model of scripts/model.py. Its scores are lower than those of the model that basic-memory's own threshold is for.
 ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
     BASIC_MEMORY_CONFIG_DIR=/var/lib/tenant-init/app BASIC_MEMORY_HOME=/data/main BASIC_MEMORY_PROJECT_ROOT=/data \
     BASIC_MEMORY_NO_PROMOS=1 BASIC_MEMORY_AUTO_UPDATE=false \
     FASTEMBED_CACHE_PATH=/opt/models HF_HUB_OFFLINE=1 \
-    BASIC_MEMORY_SEMANTIC_EMBEDDING_MODEL=sentence-transformers/all-MiniLM-L6-v2 BASIC_MEMORY_SEMANTIC_MIN_SIMILARITY=0.3
+    BASIC_MEMORY_SEMANTIC_EMBEDDING_MODEL=sentence-transformers/all-MiniLM-L6-v2 BASIC_MEMORY_SEMANTIC_MIN_SIMILARITY=0.2 \
+    TENANT_INIT_APP__SEARCH=$SEARCH
 EXPOSE 9180
 STOPSIGNAL SIGTERM
 # Docker only shows this; Fly has its own checks (fly.toml). The first start of a large tenant may take minutes.

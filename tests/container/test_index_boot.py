@@ -1,7 +1,8 @@
 """A machine starts while the way to its database fails: it is never ready meanwhile, says why, changes nothing, and comes up
-by itself as soon as it can.
+by itself as soon as it can. Or its token is not good any more: that is told apart, and a new token is all that it takes.
 
-One tenant for the module, whose index a first machine has left in the database.
+Two tenants for the module: one whose index a first machine has left in the database, one with a machine whose token expires.
+That machine has a minute until it stops, in which the other tests run.
 """
 
 from functools import partial
@@ -14,6 +15,8 @@ from lib.outages import killed, named, refused, silent, status, too_many_request
 from lib.wait import wait_until
 
 pytestmark = pytest.mark.timeout(300)
+
+LEEWAY = 60  # seconds that the server takes a token for after its end
 
 NOTES = [f"Before {number}" for number in range(3)]
 # The request for the rows, in the middle of a restore; the one that says afterwards whose past the database now is.
@@ -29,6 +32,66 @@ def tenant(make_indexed_tenant):
     tenant.wait_same(machine)
     assert machine.stop().code == 0
     return tenant
+
+
+@pytest.fixture(scope="module")
+def other(make_indexed_tenant):
+    """The tenant whose token expires."""
+    return make_indexed_tenant("other")
+
+
+@pytest.fixture(scope="module")
+def expired(other):
+    """Its machine, which was ready and was given a note before."""
+    for lifetime in (12, 40, 80):  # seconds; a machine that is slow gets more of them
+        token = other.sqld.token(lifetime - LEEWAY)
+        machine = other.alone().machine(database_url=other.sqld.url_at(other.proxy.port, token=token)).start()
+        wait_until(lambda: not machine.running() or machine.get("/readyz")[0] == 200, 90, machine.log, every=0.2)
+        if not machine.running():
+            continue
+        machine.write("Before", "A zebra in time.")
+        wait_until(lambda: (s := machine.status()) and (s["index"]["outbox"] == 0 or "database_rejected" in machine.reasons()),
+                   30, lambda: str(machine.status()), every=0.2)
+        if "Before" in other.titles() and machine.status()["index"]["outbox"] == 0:
+            break
+    machine.token = token
+    wait_until(lambda: "database_rejected" in machine.reasons(), lifetime + 30, lambda: f"rejected: {machine.status()}", every=0.2)
+    return machine
+
+
+# -- tokens --
+
+
+def test_the_app_goes_on_without_a_token_that_is_good(other, expired):
+    title = expired.use("expired")
+    status = expired.status()
+    [reason] = [reason for reason in status["reasons"] if reason.startswith("database_")]
+    assert reason.startswith("database_rejected: ") and "expired" in reason and expired.token not in reason
+    assert status["phase"] == "degraded" and expired.get("/readyz")[0] == 503
+    assert status["index"]["outbox"] > 0 and status["services"]["app"]["restarts"] == 0
+    assert title not in other.titles()
+
+
+@pytest.mark.parametrize("why", ["expired", "revoked"])
+def test_no_start_with_such_a_token(tenant, why):
+    """Waiting does not make a token right, and without a lease nothing may be written."""
+    token = tenant.sqld.token(lifetime=3600 if why == "revoked" else -2 * LEEWAY)
+    if why == "revoked":
+        tenant.sqld.revoke()
+    try:
+        before = everything(tenant)
+        end = tenant.machine(database_url=tenant.sqld.url_at(tenant.proxy.port, token=token)).start().wait(60)
+        assert end.code == 77, end
+        assert "token for the index database" in end.last_line and "rejected" in end.last_line
+        assert ("expired" in end.last_line) == (why == "expired")
+        assert token not in end.last_line
+        assert everything(tenant) == before
+    finally:
+        if why == "revoked":
+            tenant.sqld.restore_keys()
+
+
+# -- no database --
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +207,21 @@ def test_over_tls_with_an_authority_of_its_own(make_indexed_tenant, tmp_path):
         tenant.wait_same(machine)
         assert machine.stop().code == 0
         assert proxy.counters.requests > 0 and tenant.proxy.counters.requests == 0
+
+
+def test_after_a_minute_it_stops_and_a_new_token_finishes_what_it_had(other, expired):
+    """Nobody who looks at exit codes restarts a machine that ended with 77 as it is; what it holds is on its disk."""
+    end = expired.wait(90)
+    assert (end.code, end.verdict["stored"]) == (77, False)
+    assert end.verdict["index_pending"] > 0 and end.verdict["uploads_pending"] == [], "the notes themselves are in the bucket"
+    assert "expired" in end.verdict["reason"] and expired.token not in str(end)
+    assert other.titles() == ["Before"]
+    again = other.machine(disk=expired.disk).start().wait_ready()
+    assert again.events("index_continued")
+    again.wait_shipped()
+    other.wait_same(again, words=("zebra", "wordexpired"))
+    assert other.titles() == ["Before", "During expired"]
+    for title in other.titles():
+        other.assert_once(title)
+    assert again.status()["services"]["index"]["restarts"] == 0
+    assert again.stop().code == 0

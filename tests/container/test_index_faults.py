@@ -1,7 +1,7 @@
 """The way to the database fails: the app goes on on its local file, everybody is told, and afterwards nothing is missing or double.
 
 One tenant for the module. The faults hit a machine in the middle of its life, then come machines that die. Faults while a
-machine starts: test_index_boot.py. Tokens that are no good any more: test_index_tokens.py.
+machine starts, and tokens that expire: test_index_boot.py.
 """
 
 import pytest

@@ -222,6 +222,10 @@ class FaultProxy:
             await client.drain()
             return upstream, True
         swallow = self._takes(request)
+        if upstream and upstream[0].at_eof():
+            # The server has closed it meanwhile, as it may: a client without a proxy would have seen that.
+            upstream[1].close()
+            upstream = None
         if upstream is None:
             upstream = await asyncio.open_connection("127.0.0.1", self.target_port, limit=2**20)
             upstream[1].get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
