@@ -3,7 +3,7 @@
 # Run it to move to another basic-memory; commit what it writes:
 #   basic-memory.txt           what the image installs
 #   basic-memory-semantic.txt  what only semantic search needs, 300 MB: installed with the build argument SEARCH=semantic.
-#                              basic-memory falls back to keyword search without it. With it and no way to its model's hub,
+#                              basic-memory falls back to keyword search without it. With it and without a model,
 #                              the first write takes over 40 s and every search fails.
 #   model.txt                  the embedding model's weights and what scripts/model.py makes it with
 # shellcheck source-path=SCRIPTDIR source=lib.sh

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from . import index
-from .container import Container
+from .container import IMAGE, Container
 from .faultproxy import FaultProxy
 from .mcp import McpClient
 from .s3 import S3Server
@@ -19,11 +19,11 @@ PROMPT = 15  # seconds a call of the app may take, whatever the database does
 class Machine(Container):
     """One machine. `disk` is a folder of this host: give it again for a machine that comes back with its disk."""
 
-    def __init__(self, disk, s3, database_url, env=None):
+    def __init__(self, disk, s3, database_url, env=None, image=IMAGE):
         self.disk = Path(disk)
         self.disk.mkdir(parents=True, exist_ok=True)
         super().__init__(s3, env={"DATABASE_URL": database_url, **(env or {})},
-                         options=["--volume", f"{self.disk}:/var/lib/tenant-init"])
+                         options=["--volume", f"{self.disk}:/var/lib/tenant-init"], image=image)
 
     @property
     def memory_db(self):
@@ -101,7 +101,8 @@ class Machine(Container):
 class IndexedTenant:
     """Bucket and database of one tenant, in `folder`. `proxy` is the network between every machine and the database."""
 
-    def __init__(self, folder, sqld_binary, lease_ttl="5s", env=None):
+    def __init__(self, folder, sqld_binary, lease_ttl="5s", env=None, image=IMAGE):
+        self.image = image
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.s3 = S3Server(self.folder)
@@ -132,7 +133,7 @@ class IndexedTenant:
         """A machine, not started; with a new disk unless it gets one."""
         disk = disk or self.folder / f"disk-{len(self.machines)}"
         url = database_url or self.sqld.url_at(self.proxy.port)
-        self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}))
+        self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}, self.image))
         return self.machines[-1]
 
     def ready_machine(self, disk=None, tries=5, **kwargs):
