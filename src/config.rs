@@ -231,6 +231,8 @@ pub struct App {
     pub pass_environment: Vec<String>,
     /// What to do when the app ends by itself.
     pub restart: RestartPolicy,
+    /// Has the app what it needs to compute embeddings (`app.search = "semantic"`)?
+    pub semantic_search: bool,
     /// How long the app may take to its first ready answer before it is started again. Default 120 s.
     pub start_timeout: Duration,
 }
@@ -247,6 +249,7 @@ impl fmt::Debug for App {
             .field("environment", &self.environment.keys().collect::<Vec<_>>())
             .field("pass_environment", &self.pass_environment)
             .field("restart", &self.restart)
+            .field("semantic_search", &self.semantic_search)
             .field("start_timeout", &self.start_timeout)
             .finish()
     }

@@ -15,6 +15,7 @@ mod anew;
 mod build;
 pub mod compare;
 pub mod copy;
+mod embeddings;
 mod error;
 mod fence;
 pub mod lease;
@@ -30,6 +31,7 @@ mod value;
 pub mod watch;
 
 pub use anew::put_aside;
+pub use embeddings::mark_missing as mark_missing_embeddings;
 pub use error::IndexError;
 pub use lease::{Claimant, Granted, LeaseError, RemoteState};
 pub use open::{How, OpenError, Opened};

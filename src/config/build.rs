@@ -150,6 +150,7 @@ fn app(reader: &mut Reader<'_>) -> App {
             Some("never") => RestartPolicy::Never,
             _ => RestartPolicy::Auto,
         },
+        semantic_search: reader.text("app.search").as_deref() == Some("semantic"),
         start_timeout: reader.duration("app.start_timeout"),
     }
 }

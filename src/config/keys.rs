@@ -376,6 +376,13 @@ pub(super) static KEYS: &[Key] = &[
         "What to do when the app ends by itself. `auto`: `always` for basic-memory, `never` for another command.",
     ),
     key(
+        "app.search",
+        Kind::Choice(&["keyword", "semantic"]),
+        Default::Value("keyword"),
+        "What basic-memory's search can do; the image says which of the two it was built for. `semantic`: an index that was \
+         restored gets its embeddings computed again.",
+    ),
+    key(
         "app.start_timeout",
         duration(SECOND, DAY),
         Default::Value("120s"),

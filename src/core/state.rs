@@ -134,8 +134,10 @@ pub struct Watched {
     pub next_probe: Duration,
     /// Unreachable since.
     pub down_since: Option<Duration>,
-    /// It answers, but refuses our key, since.
+    /// It answers, but refuses our key, since. An outage in between is left out.
     pub rejected_since: Option<Duration>,
+    /// How long it had been refusing our key when the present outage began.
+    pub rejected_before: Duration,
     /// The last success: when, and how long it took.
     pub last_ok: Option<(Duration, Duration)>,
     /// The last failure in words, while it lasts.

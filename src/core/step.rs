@@ -276,6 +276,7 @@ pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failur
                 dependency.outage_total += now.saturating_sub(since);
             }
             dependency.rejected_since = None;
+            dependency.rejected_before = Duration::ZERO;
             dependency.last_error = None;
             dependency.last_ok = Some((now, *latency));
             dependency.next_probe = now + interval;
@@ -283,12 +284,15 @@ pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failur
         Err(failure) => {
             if failure.is_outage() {
                 dependency.down_since.get_or_insert(now);
-                dependency.rejected_since = None;
+                if let Some(since) = dependency.rejected_since.take() {
+                    dependency.rejected_before = now.saturating_sub(since);
+                }
             } else {
                 if let Some(since) = dependency.down_since.take() {
                     dependency.outage_total += now.saturating_sub(since);
                 }
-                dependency.rejected_since.get_or_insert(now);
+                let since = now.saturating_sub(dependency.rejected_before);
+                dependency.rejected_since.get_or_insert(since);
             }
             dependency.last_error = Some(failure.words.clone());
             dependency.next_probe = now + interval.min(OUTAGE_PROBE_INTERVAL);

@@ -1,8 +1,8 @@
 //! What of a database is the index: its tables, how to read and write their rows, and what comes after the rows.
 //!
 //! The list of objects is sorted out the same way on both sides (`Catalog::of`). Not part of it: our own tables,
-//! SQLite's and libSQL's, the shadow tables of a virtual table (making the virtual table makes them), and virtual tables
-//! of other modules than fts5 (vectors are local and can be computed again).
+//! SQLite's and libSQL's, those of semantic search (`embeddings` says why), the shadow tables of a virtual table (making
+//! the virtual table makes them), and virtual tables of other modules than fts5.
 //!
 //! A full-text table is copied by content: rowid and columns, as an application inserts them. One without content of
 //! its own is rebuilt from the table that it names.
@@ -21,6 +21,9 @@ pub(super) struct Object {
 /// Reads `kind, name, table, sql`, in the order in which they were made.
 pub(super) const OBJECTS: &str =
     "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid";
+
+/// Tables with such names are not recorded, so they are on this disk only. The adapter has the same prefix.
+const LOCAL: &str = "search_vector_";
 
 /// The index's objects, in an order in which they can be made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,7 +45,7 @@ impl Catalog {
             .collect();
         let hidden = |name: &str| {
             let name = name.to_lowercase();
-            ["sqlite_", "libsql_", "_tenant_init_"]
+            ["sqlite_", "libsql_", "_tenant_init_", LOCAL]
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
                 || virtuals.iter().any(|(of, fts5)| {
@@ -243,6 +246,8 @@ mod tests {
             CREATE VIRTUAL TABLE r USING rtree(id, x0, x1);
             CREATE VIEW v AS SELECT 1;
             CREATE TABLE _tenant_init_outbox(id INTEGER PRIMARY KEY);
+            CREATE TABLE search_vector_chunks(id INTEGER PRIMARY KEY AUTOINCREMENT, x);
+            CREATE INDEX chunks_x ON search_vector_chunks(x);
             CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END;
             CREATE TRIGGER ours AFTER INSERT ON _tenant_init_outbox BEGIN SELECT 1; END;";
         connection.execute_batch(sql).unwrap();

@@ -2,7 +2,7 @@
 //! is `crate::index`'s. The lease is `leasing`'s, the outbox `shipping`'s.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,9 @@ async fn opened(
     let (Some(path), Some(granted)) = (&indexing.path, granted) else {
         return Ok(IndexOpened { reseed });
     };
+    if shared.config.app.semantic_search {
+        embed_what_is_not(path).await;
+    }
     let limits = ShipLimits {
         outbox_bytes: shared.config.index.outbox_max_bytes,
         ..ShipLimits::default()
@@ -206,6 +209,22 @@ async fn opened(
     let watcher = tokio::task::spawn_local(watch(Rc::clone(shared), path.clone()));
     *indexing.watcher.borrow_mut() = Some(watcher);
     Ok(IndexOpened { reseed })
+}
+
+/// Has basic-memory embed the notes of an index that came without embeddings.
+async fn embed_what_is_not(path: &Path) {
+    match index::mark_missing_embeddings(path).await {
+        Ok(0) => {}
+        Ok(notes) => tracing::info!(
+            event = "index_without_embeddings",
+            notes,
+            "{notes} note(s) have no embeddings on this disk: they are computed in the background, until then a search finds them by words"
+        ),
+        Err(error) => tracing::warn!(
+            event = "index_without_embeddings",
+            "notes that have no embeddings yet are found only by words ({error}); 'basic-memory reindex --embeddings' computes them"
+        ),
+    }
 }
 
 fn described(opened: &Opened) -> (&'static str, String, Option<String>) {

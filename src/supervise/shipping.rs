@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::core::event::{Backlog, Event, Failure, IndexEvent, PhaseEnd, ShipFailure, Shipped};
+use crate::exit::Exit;
 use crate::index::compare::{self, CompareError, Report};
 use crate::index::{IndexError, LeaseError, Pending, ShipError, Shipper, lease};
 use crate::supervise::effects::Shared;
@@ -16,6 +17,8 @@ const TURN: Duration = Duration::from_secs(2);
 const COMPARISONS: u32 = 5;
 /// Between two tries of the last drain.
 const DRAIN_PAUSE: Duration = Duration::from_millis(500);
+/// A refusal that lasts this long ends the last drain: no waiting makes a token right, and a hiccup is over by then.
+const DRAIN_REFUSED: Duration = Duration::from_secs(5);
 
 /// `Action::ShipIndex`
 pub async fn ship(shared: Rc<Shared>) {
@@ -233,7 +236,8 @@ async fn drain_and_release(indexing: &Indexing, within: Duration) -> Result<(), 
 async fn ship_everything(indexing: &Indexing) -> Result<(), String> {
     let mut shipper = indexing.shipper.lock().await;
     let Some(shipper) = shipper.as_mut() else { return Ok(()) };
-    let mut reseeded = false;
+    let (mut announced, mut reseeded) = (false, false);
+    let mut waiting = Waiting::default();
     loop {
         match shipper.round().await {
             Ok(round) if round.left.rows == 0 => {
@@ -241,24 +245,56 @@ async fn ship_everything(indexing: &Indexing) -> Result<(), String> {
                 drop(shipper.prune().await);
                 return Ok(());
             }
-            Ok(_) => {}
-            Err(ShipError::Index(error)) => {
-                tracing::warn!(event = "index_drain_waits", "{error}");
-                tokio::time::sleep(DRAIN_PAUSE).await;
-            }
+            Ok(_) => waiting = Waiting::default(),
+            Err(ShipError::Index(error)) => waiting.after(&error).await?,
             Err(ShipError::Fenced { holder }) => return Err(format!("another machine ({holder}) has taken the lease")),
-            Err(error) if reseeded => return Err(format!("the index is not in the database: {error}")),
+            Err(error) if reseeded => return Err(not_in_database(&error)),
             Err(error) => {
-                tracing::warn!(
-                    event = "index_reseeding",
-                    "{error}; the database is filled anew from the local index"
-                );
-                reseeded = true;
-                if let Err(error) = shipper.reseed(|_| {}).await {
-                    tracing::warn!(event = "index_drain_waits", "{error}");
-                    tokio::time::sleep(DRAIN_PAUSE).await;
+                if !announced {
+                    announced = true;
+                    let words = "the database is filled anew from the local index";
+                    tracing::warn!(event = "index_reseeding", "{error}; {words}");
+                }
+                match shipper.reseed(|_| {}).await {
+                    Ok(_) => reseeded = true,
+                    Err(ShipError::Index(error)) => waiting.after(&error).await?,
+                    Err(error) => return Err(not_in_database(&error)),
                 }
             }
         }
+    }
+}
+
+fn not_in_database(error: &dyn std::error::Error) -> String {
+    format!("the index is not in the database: {error}")
+}
+
+/// The last drain between two tries.
+#[derive(Default)]
+struct Waiting {
+    /// Why the last try failed: said once.
+    said: String,
+    /// Since when every try was refused.
+    refused: Option<Instant>,
+}
+
+impl Waiting {
+    /// Waits for the next try.
+    ///
+    /// # Errors
+    /// There is no use in another one.
+    async fn after(&mut self, error: &IndexError) -> Result<(), String> {
+        let words = error.to_string();
+        if self.said != words {
+            tracing::warn!(event = "index_drain_waits", "{words}");
+            self.said = words;
+        }
+        if error.exit() == Exit::Unavailable {
+            self.refused = None;
+        } else if self.refused.get_or_insert_with(Instant::now).elapsed() >= DRAIN_REFUSED {
+            return Err(not_in_database(error));
+        }
+        tokio::time::sleep(DRAIN_PAUSE).await;
+        Ok(())
     }
 }

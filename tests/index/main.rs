@@ -8,6 +8,7 @@
 mod chaos;
 mod compare;
 mod copy;
+mod embeddings;
 mod fixture;
 mod lease;
 mod open;

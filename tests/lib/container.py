@@ -12,6 +12,7 @@ from .tenant import Exit, descendants, get
 from .wait import free_port, wait_until
 
 IMAGE = os.environ.get("TENANT_INIT_IMAGE", "tenant-init:local")
+SEMANTIC_IMAGE = "{0}-semantic:{2}".format(*IMAGE.rpartition(":"))
 # runc: crun refuses hybrid cgroups. The limits: raising one needs a capability that a build machine may not have.
 PODMAN = ["podman", "--runtime", "/usr/sbin/runc", "--cgroup-manager=cgroupfs"]
 RUN = ["--ulimit", "nofile=1024:4096", "--ulimit", "nproc=1024:1024", "--network=host", "--no-healthcheck"]

@@ -62,6 +62,7 @@ class FaultProxy:
         self._counters = Counters()
         self._mode = ("ok", None)
         self._swallow = None  # (how many, predicate)
+        self._trap = None  # (bytes in a request, what happens before it goes on)
         self._clients = set()
         self._server = self._loop = None
         self.seen = deque(maxlen=200)  # first lines of the last requests, for a test that fails
@@ -118,9 +119,9 @@ class FaultProxy:
         """Connections are accepted, nothing is ever answered; requests and answers on their way stop there."""
         self._do(self._set_mode("silent"))
 
-    def status(self, code, body=b'{"message":"injected by the test"}'):
-        """The proxy answers every request with this status; the server sees none."""
-        self._do(self._set_mode("status", (code, body)))
+    def status(self, code, body=b'{"message":"injected by the test"}', headers=()):
+        """The proxy answers every request with this status; the server sees none. `headers`: further ones, (name, value)."""
+        self._do(self._set_mode("status", (code, body, headers)))
 
     def cut(self):
         """Resets the existing connections, once."""
@@ -133,6 +134,21 @@ class FaultProxy:
         send probes of their own. `counters.swallowed` says how often it happened.
         """
         self._swallow = [count, matching or b""]
+
+    def before_next(self, matching, happens):
+        """Calls `happens()` once, when the next request with the bytes `matching` has arrived and before it goes on.
+
+        In a thread of its own, so that it may call everything here: what it sets is what that request meets. The event that
+        is returned is set when it has happened.
+        """
+        done = threading.Event()
+
+        def spring():
+            happens()
+            done.set()
+
+        self._trap = (matching, spring)
+        return done
 
     @property
     def counters(self):
@@ -189,6 +205,9 @@ class FaultProxy:
         self._counters.bytes_up += len(request)
         self.seen.append(request.split(b"\r\n", 1)[0].decode(errors="replace"))
         await asyncio.sleep((round_trips + 0.5) * self.rtt_ms / 1000)
+        if self._trap and self._trap[0] in request:
+            (_, spring), self._trap = self._trap, None
+            await asyncio.get_running_loop().run_in_executor(None, spring)
         await self._open.wait()
         mode, detail = self._mode
         if mode == "refuse":
@@ -196,12 +215,17 @@ class FaultProxy:
         if mode == "status":
             self._counters.injected += 1
             await asyncio.sleep(self.rtt_ms / 2000)
-            code, body = detail
-            client.write(b"HTTP/1.1 %d Injected\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-                         % (code, len(body), body))
+            code, body, headers = detail
+            more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
+            client.write(b"HTTP/1.1 %d Injected\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
+                         % (code, len(body), more, body))
             await client.drain()
             return upstream, True
         swallow = self._takes(request)
+        if upstream and upstream[0].at_eof():
+            # The server has closed it meanwhile, as it may: a client without a proxy would have seen that.
+            upstream[1].close()
+            upstream = None
         if upstream is None:
             upstream = await asyncio.open_connection("127.0.0.1", self.target_port, limit=2**20)
             upstream[1].get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

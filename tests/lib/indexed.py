@@ -1,10 +1,11 @@
 """A tenant with an index database: its bucket, its database, the network between, and the machines that come and go on them."""
 
 import json
+import time
 from pathlib import Path
 
 from . import index
-from .container import Container
+from .container import IMAGE, Container
 from .faultproxy import FaultProxy
 from .mcp import McpClient
 from .s3 import S3Server
@@ -12,16 +13,17 @@ from .sqld import Sqld
 from .wait import wait_until
 
 CONFIG_DIR = "/var/lib/tenant-init/app"
+PROMPT = 15  # seconds a call of the app may take, whatever the database does
 
 
 class Machine(Container):
     """One machine. `disk` is a folder of this host: give it again for a machine that comes back with its disk."""
 
-    def __init__(self, disk, s3, database_url, env=None):
+    def __init__(self, disk, s3, database_url, env=None, image=IMAGE):
         self.disk = Path(disk)
         self.disk.mkdir(parents=True, exist_ok=True)
         super().__init__(s3, env={"DATABASE_URL": database_url, **(env or {})},
-                         options=["--volume", f"{self.disk}:/var/lib/tenant-init"])
+                         options=["--volume", f"{self.disk}:/var/lib/tenant-init"], image=image)
 
     @property
     def memory_db(self):
@@ -40,6 +42,22 @@ class Machine(Container):
 
     def finds(self, word, title):
         return title in self.call("search_notes", query=word)
+
+    def use(self, label):
+        """Writes, reads, finds and edits a note; every call answers soon and says what it says on any day. Returns its title."""
+        title, word, identifier = f"During {label}", f"word{label.replace('_', '')}", f"notes/during-{label.replace('_', '-')}"
+
+        def timed(tool, **arguments):
+            begin = time.monotonic()
+            answer = self.call(tool, **arguments)
+            assert time.monotonic() - begin < PROMPT, f"{tool} took {time.monotonic() - begin:.1f} s"
+            return answer
+
+        timed("write_note", title=title, directory="notes", content=f"# {title}\nA note with {word}.")
+        assert word in timed("read_note", identifier=identifier)
+        assert title in timed("search_notes", query=word)
+        timed("edit_note", identifier=identifier, operation="append", content="\nOne more line.")
+        return title
 
     def basic_memory(self, *arguments, seconds=90):
         """`basic-memory …` on the command line in the container, as its own user."""
@@ -83,7 +101,8 @@ class Machine(Container):
 class IndexedTenant:
     """Bucket and database of one tenant, in `folder`. `proxy` is the network between every machine and the database."""
 
-    def __init__(self, folder, sqld_binary, lease_ttl="5s", env=None):
+    def __init__(self, folder, sqld_binary, lease_ttl="5s", env=None, image=IMAGE):
+        self.image = image
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.s3 = S3Server(self.folder)
@@ -114,7 +133,7 @@ class IndexedTenant:
         """A machine, not started; with a new disk unless it gets one."""
         disk = disk or self.folder / f"disk-{len(self.machines)}"
         url = database_url or self.sqld.url_at(self.proxy.port)
-        self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}))
+        self.machines.append(Machine(disk, s3 or self.s3, url, {**self.env, **(env or {})}, self.image))
         return self.machines[-1]
 
     def ready_machine(self, disk=None, tries=5, **kwargs):
@@ -148,6 +167,11 @@ class IndexedTenant:
 
     def lease(self):
         return index.lease(self.sqld)
+
+    def assert_once(self, title):
+        """The note is in the database, once."""
+        assert self.titles().count(title) == 1, self.titles()
+        assert self.sqld.query("SELECT count(*) FROM search_index WHERE type = 'entity' AND title = ?", title) == [(1,)]
 
     def titles(self):
         """Titles of all notes in the database, sorted."""

@@ -13,7 +13,7 @@ from lib.wait import wait_until
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
-    """Answers with the body it got; `/chunked` in chunks, `/close` until the connection ends."""
+    """Answers with the body it got; `/chunked` in chunks, `/close` until the connection ends, `/leave` and hangs up unasked."""
 
     protocol_version = "HTTP/1.1"
 
@@ -36,6 +36,11 @@ class Echo(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+            self.close_connection = self.path == "/leave"
+
+    def finish(self):
+        super().finish()
+        self.server.left.append(True)
 
     def setup(self):
         super().setup()
@@ -49,7 +54,7 @@ class Echo(http.server.BaseHTTPRequestHandler):
 def server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     server.daemon_threads = True
-    server.done = []
+    server.done, server.left = [], []
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server
     server.shutdown()
@@ -154,6 +159,31 @@ def test_a_status_comes_from_the_proxy_alone(proxy, server, code):
     assert post(connection, b"b") == (200, b"b")
     assert server.done == [b"b"]
     assert proxy.counters.injected == 1
+
+
+def test_a_status_may_have_headers(proxy):
+    proxy.status(429, headers=[("Retry-After", "7")])
+    connection = connect(proxy)
+    connection.request("POST", "/", b"a")
+    assert connection.getresponse().getheader("Retry-After") == "7"
+
+
+def test_something_happens_in_front_of_a_request(proxy, server):
+    happened = proxy.before_next(b"second", lambda: proxy.status(503))
+    connection = connect(proxy)
+    assert post(connection, b"first")[0] == 200 and not happened.is_set()
+    assert post(connection, b"the second one")[0] == 503 and happened.is_set()
+    proxy.ok()
+    assert post(connection, b"the second one again")[0] == 200, "once"
+    assert server.done == [b"first", b"the second one again"]
+
+
+def test_a_server_that_ends_an_idle_connection_is_no_fault(proxy, server):
+    connection = connect(proxy)
+    assert post(connection, b"a", "/leave")[0] == 200
+    wait_until(lambda: server.left, 3, "the server has closed its connection")
+    assert post(connection, b"b")[0] == 200
+    assert proxy.counters.connections == 1
 
 
 def test_a_lost_answer_is_one_whose_request_was_carried_out(proxy, server):

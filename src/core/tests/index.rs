@@ -240,6 +240,35 @@ fn a_token_refused_for_a_minute_ends_in_a_clean_stop_with_77() {
 }
 
 #[test]
+fn an_outage_in_between_puts_off_a_refusal_and_does_not_forgive_it() {
+    let mut life = ready(Driver::Fuse);
+    let refused = || failed(ShipFailure::Down(Failure::new(Exit::Refused, "the token was rejected")));
+    let mut stopped_at = None;
+    // Of every ten seconds the server is gone for four.
+    for second in 0..200 {
+        if stopped_at.is_none() && life.pass(Duration::from_secs(1)).contains(&Action::ShipIndex) {
+            let event = if second % 10 < 6 { refused() } else { failed(down()) };
+            if life.on(event).contains(&Action::TerminateApp) {
+                stopped_at = Some(second);
+            }
+        }
+    }
+    assert!(
+        stopped_at.is_some_and(|second| (60..=120).contains(&second)),
+        "{stopped_at:?}"
+    );
+
+    // One answer that is good, and the minute begins anew.
+    let mut life = ready(Driver::Fuse);
+    for second in 0..100 {
+        if life.pass(Duration::from_secs(1)).contains(&Action::ShipIndex) {
+            let event = if second % 50 < 45 { refused() } else { shipped() };
+            assert!(!life.on(event).contains(&Action::TerminateApp), "{second}");
+        }
+    }
+}
+
+#[test]
 fn a_machine_that_lost_its_lease_uploads_nothing_more() {
     for driver in [Driver::Nfs, Driver::Fuse] {
         let mut life = ready(driver);
