@@ -143,7 +143,32 @@ impl Session {
     }
 }
 
+impl Session {
+    /// After [`Session::relaunch`]: waits until rclone can serve, lets the calls go on that wait in the guard, and looks
+    /// into the mount. The bucket must answer first: rclone knows no directory yet, and would call every file in it
+    /// absent. Returns the time since [`Session::relaunch`] began.
+    ///
+    /// # Errors
+    /// As soon as it is known that it will not, at the latest at `deadline`. The mounter is left running.
+    pub async fn rejoin(&self, deadline: Instant) -> Result<Duration, NotReady> {
+        tokio::select! {
+            result = self.0.become_joined(deadline) => result?,
+            status = self.exited() => {
+                return Err(NotReady::Exited { status, words: self.0.words() });
+            }
+        }
+        Ok(self.0.started.elapsed())
+    }
+}
+
 impl Inner {
+    async fn become_joined(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.answers(deadline).await?;
+        tokio::try_join!(self.storage_answers(deadline), self.has_cache(deadline))?;
+        self.join();
+        self.probe(Kind::Look, "looking into the mount", deadline).await
+    }
+
     async fn become_ready(&self, deadline: Instant) -> Result<(), NotReady> {
         self.answers(deadline).await?;
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;

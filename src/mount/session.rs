@@ -74,13 +74,31 @@ pub(super) struct Inner {
     pub(super) prober: Arc<Prober>,
     pub(super) barrier: Arc<Barrier>,
     pub(super) log: LogTail,
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Arc<Link>>,
     pub(super) tracker: Mutex<Tracker>,
     pub(super) memory: Mutex<Memory>,
     pid: u32,
     exit: watch::Receiver<Option<ExitStatus>>,
     run: RunFiles,
-    handles: Option<PathBuf>,
+    nfs: Option<Served>,
+}
+
+/// What an rclone behind the guard was started with.
+#[derive(Debug, Clone)]
+struct Served {
+    /// Where it listens.
+    port: u16,
+    /// Its handle cache.
+    handles: PathBuf,
+}
+
+impl Inner {
+    /// Sends the calls that wait in the guard to this rclone.
+    pub(super) fn join(&self) {
+        if let (Some(link), Some(nfs)) = (&self.link, &self.nfs) {
+            link.join(nfs.port);
+        }
+    }
 }
 
 impl Session {
@@ -90,7 +108,6 @@ impl Session {
     /// When the configuration cannot be written, a port is missing, the cache is in use, a dead mount would not go or
     /// rclone cannot be executed.
     pub async fn launch(claim: &Claim, plan: Plan) -> Result<Session, MountError> {
-        let started = Instant::now();
         let lock = claim.mounter_lock().await?;
         // A mount of a mounter that died would come back from under the new one.
         let extent = Extent {
@@ -98,6 +115,30 @@ impl Session {
             patience: Duration::ZERO,
         };
         unmount::clear(&claim.path, &claim.prober, extent).await?;
+        Session::start(claim, plan, lock, None).await
+    }
+
+    /// Starts another rclone behind the guard of this one; the mount stays. This one is killed if it still runs. Calls wait
+    /// until [`Session::rejoin`].
+    ///
+    /// # Errors
+    /// As for [`Session::launch`]; also on FUSE, where a mount ends with its rclone.
+    pub async fn relaunch(&self, claim: &Claim, plan: Plan) -> Result<Session, MountError> {
+        let Some(link) = self.0.link.clone() else {
+            return Err(MountError::NotBehindGuard);
+        };
+        link.part();
+        if self.exit_status().is_none() {
+            self.signal_group(Signal::SIGKILL);
+        }
+        self.exited().await;
+        let lock = claim.mounter_lock().await?;
+        Session::start(claim, plan, lock, Some(link)).await
+    }
+
+    async fn start(claim: &Claim, plan: Plan, lock: File, present: Option<Arc<Link>>) -> Result<Session, MountError> {
+        let started = Instant::now();
+        let mounted = present.is_some();
         let run = RunFiles::below(&plan.mount.run_dir)?;
         write_configuration(&run, &plan.storage)?;
         let mount = Mount {
@@ -105,15 +146,21 @@ impl Session {
             ..plan.mount
         };
         mend_cache(&mount.cache_dir, &plan.storage.bucket).await?;
-        let (link, handles) = match plan.driver {
-            Driver::Nfs => (
-                Some(Link::open(Arc::clone(&plan.observer)).await?),
-                Some(fresh_handles(&mount.cache_dir)?),
-            ),
+        let (link, nfs) = match plan.driver {
+            Driver::Nfs => {
+                let port = Link::free_port()?;
+                let link = match present {
+                    Some(link) => link,
+                    None => Arc::new(Link::open(Arc::clone(&plan.observer), port).await?),
+                };
+                let handles = fresh_handles(&mount.cache_dir)?;
+                (Some(link), Some(Served { port, handles }))
+            }
             Driver::Fuse => (None, None),
         };
-        claim.barrier.open()?;
-        let nfs = link.as_ref().zip(handles.as_deref());
+        if !mounted {
+            claim.barrier.open()?;
+        }
         let arguments = command::arguments(&Spec {
             driver: plan.driver,
             bucket: &plan.storage.bucket,
@@ -124,11 +171,12 @@ impl Session {
             uid: plan.uid,
             gid: plan.gid,
             allow_other: geteuid().is_root() || others_allowed(),
-            nfs: nfs.map(|(link, handles)| NfsPorts {
-                rclone: link.upstream(),
+            nfs: link.as_ref().zip(nfs.as_ref()).map(|(link, nfs)| NfsPorts {
+                rclone: nfs.port,
                 guard: link.port(),
-                handles,
+                handles: &nfs.handles,
             }),
+            mounted,
         });
         let log = LogTail::new(plan.tombstones.clone());
         let mut child = Command::new(&mount.rclone)
@@ -180,7 +228,7 @@ impl Session {
             pid,
             exit,
             run,
-            handles,
+            nfs,
         })))
     }
 
@@ -199,7 +247,7 @@ impl Session {
     /// The NFS guard's controls; none on FUSE.
     #[must_use]
     pub fn guard(&self) -> Option<&Handle> {
-        self.0.link.as_ref().map(Link::handle)
+        self.0.link.as_deref().map(Link::handle)
     }
 
     /// Upload attempts that failed in this life.
@@ -247,7 +295,7 @@ impl Session {
         for file in [&self.0.run.config, &self.0.run.socket] {
             remove(fs::remove_file(file), file);
         }
-        if let Some(handles) = &self.0.handles {
+        if let Some(Served { handles, .. }) = &self.0.nfs {
             remove(fs::remove_dir_all(handles), handles);
         }
         status

@@ -8,6 +8,7 @@ use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queu
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
 use crate::supervise::application;
 use crate::supervise::effects::Shared;
+use crate::supervise::prepare::Tenant;
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -40,17 +41,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
             taken
         }
     };
-    let plan = Plan {
-        mount: mount.clone(),
-        storage: tenant.bundle.storage.clone(),
-        driver: tenant.driver,
-        uid: tenant.owner.0,
-        gid: tenant.owner.1,
-        tombstones: tenant.tombstones.clone(),
-        oom_score_adj: Some(OOM_SCORE_ADJ),
-        observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
-    };
-    let session = Session::launch(&claim, plan).await.map_err(failure)?;
+    let session = Session::launch(&claim, plan(shared, &tenant)).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
     shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
     let took = session
@@ -69,6 +60,67 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     Ok(())
 }
 
+fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
+    Plan {
+        mount: shared.config.mount.clone(),
+        storage: tenant.bundle.storage.clone(),
+        driver: tenant.driver,
+        uid: tenant.owner.0,
+        gid: tenant.owner.1,
+        tombstones: tenant.tombstones.clone(),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
+    }
+}
+
+/// `Action::Reconnect`
+pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
+    let deadline = Instant::now() + within;
+    match try_reconnect(&shared, fresh, deadline).await {
+        Ok(Some(session)) => {
+            shared.send(Event::Mount(MountEvent::Reconnected));
+            watch(shared, session).await;
+        }
+        // A stop has taken the mounter away meanwhile.
+        Ok(None) => {}
+        Err(failure) => shared.send(Event::Mount(MountEvent::ReconnectFailed(failure))),
+    }
+}
+
+async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> Result<Option<Session>, Failure> {
+    let claim = shared.claim.borrow().clone();
+    let (Some(tenant), Some(claim), Some(lost)) = (shared.tenant(), claim, shared.session()) else {
+        return Ok(None);
+    };
+    let session = if fresh || lost.exit_status().is_some() {
+        let relaunched = lost.relaunch(&claim, plan(shared, &tenant)).await;
+        let session = relaunched.map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+        // Put in place only where it belongs: the drain and the end of a stop look for it there.
+        let expected = shared.session().is_some_and(|present| present.pid() == lost.pid());
+        if !expected {
+            session.terminate(Duration::ZERO).await;
+            return Ok(None);
+        }
+        *shared.session.borrow_mut() = Some(session.clone());
+        shared.upload_failures.set(0);
+        shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
+        session
+    } else {
+        lost
+    };
+    let took = session
+        .rejoin(deadline.into())
+        .await
+        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    tracing::info!(
+        event = "mount_rejoined",
+        milliseconds = took.as_millis() as u64,
+        "a new rclone serves {}",
+        shared.config.mount.path.display()
+    );
+    Ok(Some(session))
+}
+
 /// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
     let status = session.exited().await;
@@ -76,7 +128,8 @@ async fn watch(shared: Rc<Shared>, session: Session) {
     if let Some(last) = session.last_words().last() {
         words = format!("{words}; its last words: {last}");
     }
-    shared.send(Event::Mount(MountEvent::Exited(words)));
+    let pid = session.pid();
+    shared.send(Event::Mount(MountEvent::Exited { pid, words }));
 }
 
 /// `Action::ProbeMount`
@@ -102,7 +155,11 @@ pub async fn probe(shared: Rc<Shared>) {
         }
     });
     if health.verdict == Verdict::MounterDead {
-        return shared.send(Event::Mount(MountEvent::Exited(health.detail)));
+        let (pid, words) = (session.pid(), health.detail);
+        return shared.send(Event::Mount(match session.exit_status() {
+            Some(_) => MountEvent::Exited { pid, words },
+            None => MountEvent::Lost(words),
+        }));
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
