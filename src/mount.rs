@@ -10,6 +10,7 @@
 //! One rule holds everywhere: this process never touches a path on the mount, because such a call may never return.
 //! Probe children do, each with a deadline, and the mount table tells the rest.
 
+mod adopt;
 mod aside;
 mod barrier;
 mod claim;

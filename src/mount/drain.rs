@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// Reads the cache's metadata on a blocking thread: there may be many files.
-    async fn unsent(&self) -> std::io::Result<Vec<Pending>> {
+    pub(super) async fn unsent(&self) -> std::io::Result<Vec<Pending>> {
         let (cache_dir, bucket) = (self.cache_dir.clone(), self.bucket.clone());
         let read = tokio::task::spawn_blocking(move || pending::unsent(&cache_dir, &bucket));
         read.await.map_err(std::io::Error::other)?

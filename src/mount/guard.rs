@@ -57,12 +57,14 @@ mod reach;
 mod record;
 mod reply;
 mod translate;
+mod visit;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
 use exchange::Exchange;
+pub(super) use visit::visit;
 
 /// Connections served at a time. The kernel opens `nconnect` (16 at most), mount.nfs a few to ping.
 const MAX_CONNECTIONS: usize = 64;

@@ -165,6 +165,7 @@ impl Inner {
     async fn become_joined(&self, deadline: Instant) -> Result<(), NotReady> {
         self.answers(deadline).await?;
         tokio::try_join!(self.storage_answers(deadline), self.has_cache(deadline))?;
+        self.adopts(deadline).await?;
         self.join();
         self.probe(Kind::Look, "looking into the mount", deadline).await
     }
@@ -174,8 +175,20 @@ impl Inner {
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;
         self.barrier.close()?;
         self.has_cache(deadline).await?;
+        self.adopts(deadline).await?;
         self.probe(Kind::Look, "looking into the mount", deadline).await?;
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
+    }
+
+    async fn adopts(&self, deadline: Instant) -> Result<(), NotReady> {
+        let Some(port) = self.nfs_port() else {
+            return Ok(());
+        };
+        self.adopt(port, deadline).await.map_err(|step| NotReady::Late {
+            path: self.path.display().to_string(),
+            step,
+            words: self.words(),
+        })
     }
 
     async fn answers(&self, deadline: Instant) -> Result<(), NotReady> {

@@ -93,6 +93,11 @@ struct Served {
 }
 
 impl Inner {
+    /// Where rclone serves NFS; `None` on FUSE.
+    pub(super) fn nfs_port(&self) -> Option<u16> {
+        self.nfs.as_ref().map(|nfs| nfs.port)
+    }
+
     /// Sends the calls that wait in the guard to this rclone.
     pub(super) fn join(&self) {
         if let (Some(link), Some(nfs)) = (&self.link, &self.nfs) {

@@ -168,6 +168,14 @@ impl Nodes {
         Route::Steps(base, steps)
     }
 
+    /// Notes a handle that was looked up, unless the node has another name by now.
+    pub(super) fn found(&mut self, step: &Step, remote: Remote, epoch: u32) {
+        let same = |node: &Node| Arc::ptr_eq(&node.name, &step.name);
+        if self.nodes.get(&step.id).is_some_and(same) {
+            self.resolved(step.id, remote, epoch);
+        }
+    }
+
     /// Notes a handle that rclone gave for a node.
     pub(super) fn resolved(&mut self, id: Id, remote: Remote, epoch: u32) {
         if let Some(node) = self.nodes.get_mut(&id) {

@@ -20,9 +20,9 @@ use super::record::{MARK, set_mark};
 use super::reply::{self, Outcome};
 
 /// Of a call of the guard's own. A path carries one call at a time, so they need not differ.
-const XID: u32 = 0x7e4a_4e71;
+pub(super) const XID: u32 = 0x7e4a_4e71;
 
-fn message(program: u32, version: u32, number: u32, arguments: &impl Pack) -> Vec<u8> {
+pub(super) fn message(program: u32, version: u32, number: u32, arguments: &impl Pack) -> Vec<u8> {
     let body = call_body {
         rpcvers: RPC_VERSION_2,
         prog: program,
@@ -44,7 +44,7 @@ fn message(program: u32, version: u32, number: u32, arguments: &impl Pack) -> Ve
     record
 }
 
-fn entry<'a>(directory: &Remote, name: &'a [u8]) -> diropargs3<'a> {
+pub(super) fn entry<'a>(directory: &Remote, name: &'a [u8]) -> diropargs3<'a> {
     diropargs3 {
         dir: nfs_fh3 {
             data: Opaque::owned(directory.to_vec()),
@@ -93,7 +93,7 @@ impl Path {
                 Ok(remote) => remote,
                 Err(status) => return Ok(Err(status)),
             };
-            exchange.nodes().resolved(step.id, at, epoch);
+            exchange.nodes().found(&step, at, epoch);
         }
         Ok(Ok(at))
     }
@@ -169,7 +169,7 @@ impl Path {
         let unmade = exchange.nodes().unmade(id);
         for step in unmade {
             match self.step(exchange, remote, &step).await? {
-                Ok(found) => exchange.nodes().resolved(step.id, found, epoch),
+                Ok(found) => exchange.nodes().found(&step, found, epoch),
                 Err(status) => {
                     let name = String::from_utf8_lossy(&step.name).into_owned();
                     let status = reply::status_name(status);

@@ -89,6 +89,7 @@ try:
             wait_until(lambda: mount()["pid"] not in (None, pid), 30)
             os.kill(mount()["pid"], signal.SIGKILL)
         emit("replaced", hang=hang, seconds=replaced(pid, since))
+    time.sleep(3)
     if how == "idle":
         kept.write("two\n")
         kept.close()

@@ -179,9 +179,10 @@ def main(logs, seed):
             worker.run()
             os._exit(0)
         children.append(pid)
-    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in children])
     for pid in children:
         os.waitpid(pid, 0)
+    # The workers were told to end, not the app: it ends when the tenant stops it.
+    signal.pause()
 
 
 if __name__ == "__main__":
