@@ -133,43 +133,49 @@ impl Session {
     /// # Errors
     /// As soon as it is known that it will not be, at the latest at `deadline`. The mounter is left running.
     pub async fn ready(&self, deadline: Instant) -> Result<Duration, NotReady> {
-        tokio::select! {
-            result = self.0.become_ready(deadline) => result?,
-            status = self.exited() => {
-                return Err(NotReady::Exited { status, words: self.0.words() });
-            }
-        }
+        self.unless_exited(self.0.become_ready(deadline)).await?;
         Ok(self.0.started.elapsed())
     }
 }
 
 impl Session {
-    /// After [`Session::relaunch`]: waits until rclone can serve, lets the calls go on that wait in the guard, and looks
-    /// into the mount. The bucket must answer first: rclone knows no directory yet, and would call every file in it
-    /// absent. Returns the time since [`Session::relaunch`] began.
+    /// After [`Session::relaunch`]: waits until rclone can serve. The bucket must answer, because rclone knows no directory
+    /// yet and would call every file in it absent.
     ///
     /// # Errors
     /// As soon as it is known that it will not, at the latest at `deadline`. The mounter is left running.
+    pub async fn reanswers(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.unless_exited(async {
+            self.0.answers(deadline).await?;
+            tokio::try_join!(self.0.storage_answers(deadline), self.0.has_cache(deadline)).map(drop)
+        })
+        .await
+    }
+
+    /// After [`Session::reanswers`]: lets the calls go on that wait in the guard, and looks into the mount. Returns the
+    /// time since [`Session::relaunch`] began.
+    ///
+    /// # Errors
+    /// As for [`Session::reanswers`].
     pub async fn rejoin(&self, deadline: Instant) -> Result<Duration, NotReady> {
-        tokio::select! {
-            result = self.0.become_joined(deadline) => result?,
-            status = self.exited() => {
-                return Err(NotReady::Exited { status, words: self.0.words() });
-            }
-        }
+        self.unless_exited(async {
+            self.0.adopts(deadline).await?;
+            self.0.join();
+            self.0.probe(Kind::Look, "looking into the mount", deadline).await
+        })
+        .await?;
         Ok(self.0.started.elapsed())
+    }
+
+    async fn unless_exited(&self, work: impl Future<Output = Result<(), NotReady>>) -> Result<(), NotReady> {
+        tokio::select! {
+            result = work => result,
+            status = self.exited() => Err(NotReady::Exited { status, words: self.0.words() }),
+        }
     }
 }
 
 impl Inner {
-    async fn become_joined(&self, deadline: Instant) -> Result<(), NotReady> {
-        self.answers(deadline).await?;
-        tokio::try_join!(self.storage_answers(deadline), self.has_cache(deadline))?;
-        self.adopts(deadline).await?;
-        self.join();
-        self.probe(Kind::Look, "looking into the mount", deadline).await
-    }
-
     async fn become_ready(&self, deadline: Instant) -> Result<(), NotReady> {
         self.answers(deadline).await?;
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;

@@ -14,6 +14,8 @@ use crate::supervise::prepare::Tenant;
 const OOM_SCORE_ADJ: i16 = 300;
 /// An upload that a deletion cancelled has landed after this, or never will.
 const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// Deletions carried out at a time while the app waits.
+const SETTLED_AT_ONCE: usize = 32;
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -108,10 +110,12 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
     } else {
         lost
     };
-    let took = session
-        .rejoin(deadline.into())
-        .await
-        .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
+    let ((), answers) = tokio::join!(settle_at_once(shared), session.reanswers(deadline.into()));
+    let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
+    answers.map_err(not_ready)?;
+    settle_at_once(shared).await;
+    let took = session.rejoin(deadline.into()).await.map_err(not_ready)?;
     tracing::info!(
         event = "mount_rejoined",
         milliseconds = took.as_millis() as u64,
@@ -269,6 +273,26 @@ async fn settle_deletions(shared: &Shared, age: jiff::SignedDuration) {
                 tracing::debug!(event = "deletion_waits", object = name, "{error}");
                 return;
             }
+        }
+    }
+}
+
+/// Carries out every deletion that rclone may have forgotten, many at a time. Those that fail are left.
+async fn settle_at_once(shared: &Shared) {
+    let Some(tenant) = shared.tenant() else { return };
+    let mut waiting = tenant.tombstones.all().into_iter();
+    let mut asking = tokio::task::JoinSet::new();
+    loop {
+        while asking.len() < SETTLED_AT_ONCE
+            && let Some((name, time)) = waiting.next()
+        {
+            let tenant = Rc::clone(&tenant);
+            asking.spawn_local(async move { tenant.settle_deletion(&name, time).await.is_ok() });
+        }
+        match asking.join_next().await {
+            Some(Ok(true)) => {}
+            // All done; or the bucket does not answer, and there is no use in asking for the rest.
+            _ => return,
         }
     }
 }

@@ -88,7 +88,7 @@ pub(super) enum Fate {
 
 /// What a free path does next.
 pub(super) enum Next {
-    Call(Call),
+    Call(Box<Call>),
     /// Wait for a call here; closed when the path is not needed any longer.
     Wait(oneshot::Receiver<Call>),
     /// The path leads to an rclone that has been replaced.
@@ -340,7 +340,7 @@ impl Exchange {
         if !state.held
             && let Some(call) = state.ready.pop_front()
         {
-            return Next::Call(call);
+            return Next::Call(Box::new(call));
         }
         let (job, wait) = oneshot::channel();
         state.idle.push(Idle {

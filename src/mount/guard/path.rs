@@ -224,7 +224,7 @@ impl Path {
     /// Waits for the next call. `None` when the path has broken or is not needed.
     async fn next(&mut self, exchange: &Arc<Exchange>) -> Option<Call> {
         let mut wait = match exchange.next(self.id, self.generation) {
-            Next::Call(call) => return Some(call),
+            Next::Call(call) => return Some(*call),
             Next::Wait(wait) => wait,
             Next::End => return None,
         };

@@ -97,7 +97,7 @@ impl Connection {
             let found = match (known, directories.get(parent)) {
                 (Some(known), _) => known,
                 (None, Some(directory)) => {
-                    let what = entry(directory, path[at..end].as_bytes());
+                    let what = entry(directory, &path.as_bytes()[at..end]);
                     let number = NFS_PROGRAM::NFSPROC3_LOOKUP as u32;
                     self.ask(nfs3::PROGRAM, number, &LOOKUP3args { what }).await?;
                     let lookup = Procedure::of(NFS_PROGRAM::NFSPROC3_LOOKUP);

@@ -93,14 +93,7 @@ impl Life {
     pub(super) async fn restart(self) -> Self {
         self.task.abort();
         let _ = self.task.await;
-        let old = self.store.lock().unwrap();
-        let mut next = Store::new(old.life + 1);
-        // Other numbers than before for everything.
-        next.numbers = 1000 * u64::from(next.life);
-        for (path, held) in old.objects.iter().filter(|(_, held)| !held.directory) {
-            next.put(path, &held.content);
-        }
-        drop(old);
+        let next = self.store.lock().unwrap().next_life();
         Self::begin(next).await
     }
 
@@ -138,6 +131,16 @@ impl Store {
         };
         store.insert("", true, b"");
         store
+    }
+
+    fn next_life(&self) -> Self {
+        let mut next = Self::new(self.life + 1);
+        // Other numbers than before for everything.
+        next.numbers = 1000 * u64::from(next.life);
+        for (path, held) in self.objects.iter().filter(|(_, held)| !held.directory) {
+            next.put(path, &held.content);
+        }
+        next
     }
 
     fn insert(&mut self, path: &str, directory: bool, content: &[u8]) {
@@ -331,7 +334,7 @@ impl Store {
                 for (cookie, path) in (0..).zip(paths) {
                     let entry = entryplus3 {
                         fileid: self.objects[&path].number,
-                        name: filename3::from(path[prefix.len()..].as_bytes()),
+                        name: filename3::from(&path.as_bytes()[prefix.len()..]),
                         cookie,
                         name_attributes: self.attributes(&path),
                         name_handle: Nfs3Option::Some(self.handle(&path)),
