@@ -9,12 +9,14 @@
 //! faster gets its entry from the bucket: its directory is listed again.
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::guard::visit;
+use super::probe::Kind;
 use super::session::Inner;
 
 /// One rc call on a local socket.
@@ -25,27 +27,33 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Inner {
-    /// See the module. `port` is where rclone serves NFS.
+    /// See the module.
     ///
     /// # Errors
     /// In words; also when it does not end by `deadline`.
-    pub(super) async fn adopt(&self, port: u16, deadline: Instant) -> Result<(), String> {
-        match timeout_at(deadline, self.adopt_all(port, deadline)).await {
+    pub(super) async fn adopt(&self, deadline: Instant) -> Result<(), String> {
+        match timeout_at(deadline, self.adopt_all(deadline)).await {
             Ok(result) => result,
             Err(_) => Err("opening the files that were left unsent takes too long".to_owned()),
         }
     }
 
-    async fn adopt_all(&self, port: u16, deadline: Instant) -> Result<(), String> {
+    async fn adopt_all(&self, deadline: Instant) -> Result<(), String> {
         let unsent = self.unsent().await.map_err(|error| error.to_string())?;
         if unsent.is_empty() {
             return Ok(());
         }
         let files: Vec<(&str, u64)> = unsent.iter().map(|file| (file.name.as_str(), file.bytes)).collect();
-        let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        visit(upstream, &files, deadline)
-            .await
-            .map_err(|error| format!("opening the files that were left unsent failed: {error}"))?;
+        let visited = match self.nfs_port() {
+            Some(port) => {
+                let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                visit(upstream, &files, deadline)
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            None => self.visit_through_the_mount(&files, deadline).await,
+        };
+        visited.map_err(|error| format!("opening the files that were left unsent failed: {error}"))?;
         let mut late: HashSet<&str> = files.iter().map(|(name, _)| *name).collect();
         for item in self.queue_items().await? {
             if !item.uploading {
@@ -92,6 +100,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// In a child process, as everything that touches a mount.
+    async fn visit_through_the_mount(&self, files: &[(&str, u64)], deadline: Instant) -> Result<(), String> {
+        let list = self.run_dir().join("unsent.json");
+        let text = serde_json::to_vec(files).map_err(|error| error.to_string())?;
+        fs::write(&list, text).map_err(|error| format!("{}: {error}", list.display()))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let visited = self.prober.run_with(Kind::Visit, &[&self.path, &list], left).await;
+        // It is in a directory of our own, and the next one replaces it.
+        let _ = fs::remove_file(&list);
+        visited.map(drop).map_err(|error| error.to_string())
     }
 
     async fn queue_items(&self) -> Result<Vec<super::rc::QueueItem>, String> {

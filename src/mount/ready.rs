@@ -187,10 +187,7 @@ impl Inner {
     }
 
     async fn adopts(&self, deadline: Instant) -> Result<(), NotReady> {
-        let Some(port) = self.nfs_port() else {
-            return Ok(());
-        };
-        self.adopt(port, deadline).await.map_err(|step| NotReady::Late {
+        self.adopt(deadline).await.map_err(|step| NotReady::Late {
             path: self.path.display().to_string(),
             step,
             words: self.words(),

@@ -98,6 +98,11 @@ impl Inner {
         self.nfs.as_ref().map(|nfs| nfs.port)
     }
 
+    /// The mounter's directory for files of a moment.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run.dir
+    }
+
     /// Sends the calls that wait in the guard to this rclone.
     pub(super) fn join(&self) {
         if let (Some(link), Some(nfs)) = (&self.link, &self.nfs) {

@@ -102,7 +102,7 @@ try:
         # The load ends, the tenant goes on: the app's children are told, not the app.
         for pid in sh(f"pgrep -P {first_app}").split():
             os.kill(int(pid), signal.SIGTERM)
-        wait_until(lambda: len(records()[1]) == 6, 90, lambda: f"the workers end: {records()}")
+        wait_until(lambda: len(records()[1]) == 7, 90, lambda: f"the workers end: {records()}")
         errors, ends = records()
         expected = {f"{worker}/{name}": text for worker, end in ends.items() for name, text in end["files"].items()}
     expected |= STATIC

@@ -169,8 +169,15 @@ class Deleter(Worker):
             self.files[name] = text
 
 
+class Pulse(Worker):
+    """One call that always goes to rclone, again and again: its longest step is the pause that an app sees."""
+
+    def step(self):
+        os.statvfs(".")
+
+
 def main(logs, seed):
-    kinds = [Replacer, Replacer, Appender, Reader, Lister, Deleter]
+    kinds = [Replacer, Replacer, Appender, Reader, Lister, Deleter, Pulse]
     workers = [kind(logs, seed, number) for number, kind in enumerate(kinds)]
     children = []
     for worker in workers:
