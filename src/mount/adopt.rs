@@ -5,12 +5,16 @@
 //! object before (or with none), and rclone throws the cached content away as stale: the file reads as empty, or as a
 //! mixture, and an append to it would store that. (Seen with 1.75.2, on every start with unsent files.)
 //!
-//! A file that is opened once before its upload begins is connected, so each of them is ([`visit`]). One whose upload was
-//! faster gets its entry from the bucket: its directory is listed again.
+//! A file that is opened once before its upload begins is connected, so each of them is ([`visit`]). For that, a life that
+//! begins with unsent files has a longer write-back delay ([`delay`]), long enough for rclone to look them all up and for
+//! us to open them. It can't be changed back while rclone runs; so from then on uploads are made due from here, when they
+//! have waited as long as `mount.write_back` says ([`hurry`]). A file whose upload was faster all the same gets its entry
+//! from the bucket: its directory is listed again.
 
 use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -21,10 +25,43 @@ use super::session::Inner;
 
 /// One rc call on a local socket.
 const RC_LIMIT: Duration = Duration::from_secs(1);
-/// How long uploads that began too early are waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at an upload that is under way.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The write-back delay of a life that begins with unsent files, and how much longer for each of them: rclone asks the
+/// bucket for one after the other.
+const DELAY: Duration = Duration::from_secs(10);
+const DELAY_PER_FILE: Duration = Duration::from_millis(100);
+/// Between two looks for uploads that are due.
+const HURRY_MOST: Duration = Duration::from_millis(500);
+const HURRY_LEAST: Duration = Duration::from_millis(50);
+
+/// The write-back delay that rclone gets, when it finds this many unsent files. Without a delay it uploads them before it
+/// serves.
+pub(super) fn delay(write_back: Duration, unsent: usize) -> Duration {
+    if unsent == 0 || write_back.is_zero() {
+        return write_back;
+    }
+    let files = u32::try_from(unsent).unwrap_or(u32::MAX);
+    write_back.max(DELAY + DELAY_PER_FILE.saturating_mul(files))
+}
+
+/// Makes uploads due that have waited for `write_back`, until the session ends.
+pub(super) async fn hurry(session: Weak<Inner>, write_back: Duration) {
+    let pause = (write_back / 2).clamp(HURRY_LEAST, HURRY_MOST);
+    loop {
+        sleep(pause).await;
+        let Some(inner) = session.upgrade() else { return };
+        if inner.has_ended() {
+            return;
+        }
+        // An rclone that does not answer is the health round's business.
+        let Ok(mut queue) = inner.queue().await else { continue };
+        let most = inner.write_back.saturating_sub(write_back);
+        // What has failed waits longer on purpose.
+        queue.items.retain(|item| !item.failing && item.due <= most);
+        drop(inner.expire(&queue).await);
+    }
+}
 
 impl Inner {
     /// See the module.
@@ -39,11 +76,10 @@ impl Inner {
     }
 
     async fn adopt_all(&self, deadline: Instant) -> Result<(), String> {
-        let unsent = self.unsent().await.map_err(|error| error.to_string())?;
-        if unsent.is_empty() {
+        if self.found.is_empty() {
             return Ok(());
         }
-        let files: Vec<(&str, u64)> = unsent.iter().map(|file| (file.name.as_str(), file.bytes)).collect();
+        let files: Vec<(&str, u64)> = self.found.iter().map(|file| (file.name.as_str(), file.bytes)).collect();
         let visited = match self.nfs_port() {
             Some(port) => {
                 let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -53,6 +89,10 @@ impl Inner {
             }
             None => self.visit_through_the_mount(&files, deadline).await,
         };
+        tracing::info!(
+            files = files.len(),
+            "opened the files that the rclone before left unsent"
+        );
         visited.map_err(|error| format!("opening the files that were left unsent failed: {error}"))?;
         let mut late: HashSet<&str> = files.iter().map(|(name, _)| *name).collect();
         for item in self.queue_items().await? {
@@ -63,21 +103,12 @@ impl Inner {
         if late.is_empty() {
             return Ok(());
         }
-        let patience = deadline.min(Instant::now() + PATIENCE);
-        loop {
-            let queue = self.queue_items().await?;
-            let waiting = queue
-                .iter()
-                .filter(|item| item.uploading && late.contains(item.name.as_str()))
-                .count();
-            if waiting == 0 {
-                break;
-            }
-            if Instant::now() >= patience {
-                // It will be tried again, and connected then; unless it succeeds just now.
-                tracing::warn!(files = waiting, "uploads of files that were left unsent take long");
-                break;
-            }
+        while self
+            .queue_items()
+            .await?
+            .iter()
+            .any(|item| item.uploading && late.contains(item.name.as_str()))
+        {
             sleep(PAUSE).await;
         }
         let directories: HashSet<&str> = late
@@ -116,5 +147,19 @@ impl Inner {
 
     async fn queue_items(&self) -> Result<Vec<super::rc::QueueItem>, String> {
         self.rc.queue(RC_LIMIT).await.map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_life_that_begins_with_unsent_files_waits_longer() {
+        let second = Duration::from_secs(1);
+        assert_eq!(delay(second, 0), second);
+        assert_eq!(delay(second, 50), 15 * second);
+        assert_eq!(delay(60 * second, 50), 60 * second);
+        assert_eq!(delay(Duration::ZERO, 50), Duration::ZERO);
     }
 }

@@ -130,14 +130,14 @@ impl Session {
 }
 
 impl Inner {
-    async fn queue(&self) -> Result<Queue, RcError> {
+    pub(super) async fn queue(&self) -> Result<Queue, RcError> {
         let answer = self.rc.queue(RC_LIMIT).await?;
         let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(tracker.update(answer, self.write_back, std::time::Instant::now()))
     }
 
     /// Makes the waiting files of `queue` due.
-    async fn expire(&self, queue: &Queue) -> Result<usize, RcError> {
+    pub(super) async fn expire(&self, queue: &Queue) -> Result<usize, RcError> {
         let mut count = 0;
         for item in queue.items.iter().filter(|item| !item.uploading && !item.due.is_zero()) {
             match self.rc.expire(item.id, RC_LIMIT).await {
@@ -188,7 +188,7 @@ impl Inner {
     }
 
     /// Reads the cache's metadata on a blocking thread: there may be many files.
-    pub(super) async fn unsent(&self) -> std::io::Result<Vec<Pending>> {
+    async fn unsent(&self) -> std::io::Result<Vec<Pending>> {
         let (cache_dir, bucket) = (self.cache_dir.clone(), self.bucket.clone());
         let read = tokio::task::spawn_blocking(move || pending::unsent(&cache_dir, &bucket));
         read.await.map_err(std::io::Error::other)?

@@ -152,19 +152,17 @@ impl Session {
         .await
     }
 
-    /// After [`Session::reanswers`]: lets the calls go on that wait in the guard, and looks into the mount. Returns the
-    /// time since [`Session::relaunch`] began.
+    /// After [`Session::reanswers`]: lets the calls go on that wait in the guard, and looks into the mount.
     ///
     /// # Errors
     /// As for [`Session::reanswers`].
-    pub async fn rejoin(&self, deadline: Instant) -> Result<Duration, NotReady> {
+    pub async fn rejoin(&self, deadline: Instant) -> Result<(), NotReady> {
         self.unless_exited(async {
             self.0.adopts(deadline).await?;
             self.0.join();
             self.0.probe(Kind::Look, "looking into the mount", deadline).await
         })
-        .await?;
-        Ok(self.0.started.elapsed())
+        .await
     }
 
     async fn unless_exited(&self, work: impl Future<Output = Result<(), NotReady>>) -> Result<(), NotReady> {

@@ -94,6 +94,7 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
     let (Some(tenant), Some(claim), Some(lost)) = (shared.tenant(), claim, shared.session()) else {
         return Ok(None);
     };
+    let began = Instant::now();
     let session = if fresh || lost.exit_status().is_some() {
         let relaunched = lost.relaunch(&claim, plan(shared, &tenant)).await;
         let session = relaunched.map_err(|error| Failure::new(error.exit(), error.to_string()))?;
@@ -114,11 +115,16 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
     let ((), answers) = tokio::join!(settle_at_once(shared), session.reanswers(deadline.into()));
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
+    let answered = began.elapsed();
     settle_at_once(shared).await;
-    let took = session.rejoin(deadline.into()).await.map_err(not_ready)?;
+    let settled = began.elapsed();
+    session.rejoin(deadline.into()).await.map_err(not_ready)?;
     tracing::info!(
         event = "mount_rejoined",
-        milliseconds = took.as_millis() as u64,
+        answered_ms = answered.as_millis() as u64,
+        settled_ms = settled.as_millis() as u64,
+        joined_ms = session.joined_after(began).as_millis() as u64,
+        milliseconds = began.elapsed().as_millis() as u64,
         "a new rclone serves {}",
         shared.config.mount.path.display()
     );

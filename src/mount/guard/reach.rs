@@ -116,6 +116,28 @@ impl Path {
         directory: &Remote,
         step: &Step,
     ) -> io::Result<Result<Remote, nfsstat3>> {
+        let found = self.find_entry(exchange, directory, step).await?;
+        if found != Err(nfsstat3::NFS3ERR_NOENT) {
+            return Ok(found);
+        }
+        if step.directory {
+            if let Some(made) = self.make(exchange, directory, &step.name).await? {
+                return Ok(Ok(made));
+            }
+            // Another call, on another path, may have made it at the same time.
+            if let Ok(found) = self.find_entry(exchange, directory, step).await? {
+                return Ok(Ok(found));
+            }
+        }
+        Ok(Err(nfsstat3::NFS3ERR_STALE))
+    }
+
+    async fn find_entry(
+        &mut self,
+        exchange: &Exchange,
+        directory: &Remote,
+        step: &Step,
+    ) -> io::Result<Result<Remote, nfsstat3>> {
         let lookup = Procedure::of(NFS_PROGRAM::NFSPROC3_LOOKUP);
         let what = entry(directory, &step.name);
         let request = message(
@@ -124,27 +146,17 @@ impl Path {
             NFS_PROGRAM::NFSPROC3_LOOKUP as u32,
             &LOOKUP3args { what },
         );
-        let outcome = self.round_trip(exchange, &request, XID, lookup).await?;
-        let failed = match outcome {
+        Ok(match self.round_trip(exchange, &request, XID, lookup).await? {
             Outcome::Ok => {
-                let found = reply::found(&self.reply, lookup);
                 let same = |kind: ftype3| (kind as u32 == DIRECTORY) == step.directory;
-                let remote = found
+                reply::found(&self.reply, lookup)
                     .filter(|(_, attributes)| attributes.as_ref().is_none_or(|attributes| same(attributes.type_)))
-                    .and_then(|(handle, _)| handle.try_into().ok());
-                return Ok(remote.ok_or(nfsstat3::NFS3ERR_STALE));
+                    .and_then(|(handle, _)| handle.try_into().ok())
+                    .ok_or(nfsstat3::NFS3ERR_STALE)
             }
-            Outcome::Failed(nfsstat3::NFS3ERR_NOENT) if step.directory => {
-                match self.make(exchange, directory, &step.name).await? {
-                    Some(remote) => return Ok(Ok(remote)),
-                    None => nfsstat3::NFS3ERR_STALE,
-                }
-            }
-            Outcome::Failed(nfsstat3::NFS3ERR_NOENT) => nfsstat3::NFS3ERR_STALE,
-            Outcome::Failed(status) => status,
-            Outcome::Rpc(_) => nfsstat3::NFS3ERR_SERVERFAULT,
-        };
-        Ok(Err(failed))
+            Outcome::Failed(status) => Err(status),
+            Outcome::Rpc(_) => Err(nfsstat3::NFS3ERR_SERVERFAULT),
+        })
     }
 
     async fn make(&mut self, exchange: &Exchange, directory: &Remote, name: &[u8]) -> io::Result<Option<Remote>> {

@@ -1,6 +1,7 @@
 """rclone is killed, or stands still, under an app at work: the app must not notice more than a pause.
 
-    restart.py SEED KILLS HOW     HOW: `kill`, `hang` (one SIGSTOP at the end of the kills), `idle` (no load)
+    restart.py SEED KILLS HOW     HOW: `kill`, `hang` (SIGSTOP instead of the last kill), `idle` (no load), `stop` (and
+                                  once more killed just before the tenant is stopped)
 """
 
 import json
@@ -115,6 +116,12 @@ try:
          steps={name: end["steps"] for name, end in ends.items()},
          longest={name: round(end["longest"], 2) for name, end in ends.items()})
     emit("services", app=status["services"]["app"], mount=status["services"]["mount"], same_app=first_app)
+    if how == "stop":
+        last = [tenant.mount / f"last-{number}.md" for number in range(20)]
+        for path in last:
+            path.write_text("last words\n")
+            expected[path.name] = "last words\n"
+        os.kill(tenant.service_pid("mount"), signal.SIGKILL)
     end = tenant.stop()
     stored = set(s3.objects())
     emit("exit", code=end.code, verdict=end.verdict, mounts=tenant.mounts(),

@@ -277,6 +277,24 @@ async fn empty_directories_are_there_again() {
     assert_eq!(mount.life.content("outer/inner/a.md").unwrap(), b"x");
 }
 
+#[tokio::test]
+async fn an_empty_directory_that_many_calls_need_at_once_is_made_once() {
+    let mut mount = Mount::of(&[]).await;
+    let root = mount.root.clone();
+    let empty = mount.make(&root, "empty", None).await.unwrap();
+    for _ in 0..20 {
+        mount = mount.restarted().await;
+        for xid in 1000..1020 {
+            let object = empty.handle.clone();
+            let call = nfs(xid, NFS_PROGRAM::NFSPROC3_GETATTR, &GETATTR3args { object });
+            mount.kernel.send(&call).await;
+        }
+        for _ in 1000..1020 {
+            assert_eq!(status_of(&mount.kernel.reply().await), nfsstat3::NFS3_OK);
+        }
+    }
+}
+
 /// Every call that changes something, with its reply lost after it was executed or before, and the server restarted then.
 #[tokio::test]
 async fn a_call_whose_reply_was_lost_succeeds_once() {
