@@ -19,6 +19,7 @@ pub mod event;
 pub mod health;
 pub mod index;
 pub mod policy;
+pub mod reconnect;
 pub mod recover;
 pub mod snapshot;
 pub mod state;

@@ -4,11 +4,13 @@
 //! directory and the mountpoint, [`Session::launch`] the mounter, wait for [`Session::ready`], ask [`Session::health`]
 //! and [`Session::queue`] from time to time; at the end [`Session::sync`], [`Session::unmount`] and [`Session::drain`]
 //! (on FUSE the drain comes before the unmount), [`Session::terminate`], [`Claim::release`]. A restart is `unmount`,
-//! `terminate`, `launch` on the same claim.
+//! `terminate`, `launch` on the same claim; behind the guard (NFS) it is [`Session::relaunch`] and [`Session::rejoin`], with
+//! the mount left alone.
 //!
 //! One rule holds everywhere: this process never touches a path on the mount, because such a call may never return.
 //! Probe children do, each with a deadline, and the mount table tells the rest.
 
+mod adopt;
 mod aside;
 mod barrier;
 mod claim;

@@ -14,6 +14,13 @@ pub enum Action {
         /// Not ready after this long is a failure.
         within: Duration,
     },
+    /// nfs: put a new rclone behind the guard, the mount stays → `Launched`, then `Reconnected`, or `ReconnectFailed`.
+    Reconnect {
+        /// End the present rclone, if it still runs, and start another; else only wait for the present one.
+        fresh: bool,
+        /// Give up after this long.
+        within: Duration,
+    },
     /// One health round → `MountEvent::Health`.
     ProbeMount,
     /// → `Event::Storage`

@@ -100,7 +100,18 @@ pub enum MountEvent {
     /// It could not be launched, or was not ready in time.
     Failed(Failure),
     /// rclone ended without being asked.
-    Exited(String),
+    Exited {
+        /// The process it was: news of one that was replaced meanwhile comes late.
+        pid: u32,
+        /// How, and its last words.
+        words: String,
+    },
+    /// The mount is gone or dead although rclone is not.
+    Lost(String),
+    /// `Action::Reconnect` has succeeded: calls go to the new rclone.
+    Reconnected,
+    /// It has not.
+    ReconnectFailed(Failure),
     /// A health round ended.
     Health(MountHealth),
 }

@@ -48,6 +48,10 @@ impl State {
             Stage::Stopped => reasons.push("stopped: the verdict is written".into()),
         }
         if self.stage == Stage::Serving {
+            if self.mounter.reconnect.is_some() {
+                let words = self.mounter.last_error.as_deref().unwrap_or("rclone was lost");
+                reasons.push(format!("mount_reconnecting: {words}"));
+            }
             match &self.app.state {
                 AppState::Ready { .. } => {}
                 AppState::Starting { .. } => reasons.push("app_starting: waiting for the app's first answer".into()),
@@ -201,6 +205,7 @@ impl State {
         match &self.stage {
             Stage::Preparing | Stage::Leasing => "waiting",
             Stage::Mounting => "starting",
+            Stage::Serving if self.mounter.reconnect.is_some() => "recovering",
             Stage::Serving if self.mounter.stuck.is_some() => "degraded",
             Stage::Serving => "ready",
             Stage::Recovering(_) | Stage::Waiting { .. } => "recovering",

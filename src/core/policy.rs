@@ -10,6 +10,12 @@ pub const STUCK_PROBES: u32 = 3;
 pub const VERDICT_RESERVE: Duration = Duration::from_secs(2);
 /// An app that is stopped because its mount is gone gets this long before KILL: it may hang in the dead mount for ever.
 pub const RECOVERY_APP_GRACE: Duration = Duration::from_secs(10);
+/// A lost rclone is replaced behind the guard within this time, or the mount is made anew.
+pub const RECONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// … and this much longer for each waiting upload: rclone looks each up in the bucket before it serves.
+pub const RECONNECT_PER_UPLOAD: Duration = Duration::from_millis(50);
+/// Between two tries of that.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Between two queue looks while something is queued.
 pub const BUSY_QUEUE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two bucket probes while it is unreachable: the return is noticed this fast.

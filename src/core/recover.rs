@@ -19,6 +19,7 @@ impl State {
     /// The mount could not be made, or is lost.
     pub(super) fn mount_failed(&mut self, cause: &'static str, failure: Failure, now: Duration) -> Vec<Action> {
         self.mounter.last_error = Some(failure.words.clone());
+        self.mounter.reconnect = None;
         let ran = self
             .mounter
             .ready_since

@@ -8,6 +8,7 @@ use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
 use crate::core::policy::Policy;
+use crate::core::reconnect::Reconnect;
 use crate::core::snapshot::Phase;
 use crate::core::stop::Stop;
 
@@ -63,6 +64,8 @@ pub struct Mounter {
     pub probing: bool,
     /// The next health round.
     pub next_probe: Duration,
+    /// rclone is being replaced behind the guard.
+    pub reconnect: Option<Reconnect>,
     /// Delay before the next launch, decided when it failed.
     pub retry_delay: Duration,
     /// Restart bookkeeping.
@@ -195,6 +198,7 @@ impl State {
                 stuck: None,
                 probing: false,
                 next_probe: Duration::ZERO,
+                reconnect: None,
                 retry_delay: Duration::ZERO,
                 backoff: backoff(1),
                 restarts: BTreeMap::new(),
@@ -246,6 +250,11 @@ impl State {
         matches!(self.stage, Stage::Stopping(_) | Stage::Stopped)
     }
 
+    /// When the next health round is due, while serving.
+    pub(super) fn probe_due(&self) -> Option<Duration> {
+        (!self.mounter.probing && self.mounter.reconnect.is_none()).then_some(self.mounter.next_probe)
+    }
+
     /// When `step` must be called with `Event::Timer` at the latest. `None`: nothing is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
@@ -257,9 +266,10 @@ impl State {
         match &self.stage {
             Stage::Waiting { until } => due.push(*until),
             Stage::Stopping(stop) => due.push(stop.deadline),
-            Stage::Serving if !self.mounter.probing => due.push(self.mounter.next_probe),
+            Stage::Serving => due.extend(self.probe_due()),
             _ => {}
         }
+        due.extend(self.reconnect_due());
         match &self.app.state {
             AppState::Starting { since } => due.push(*since + self.policy.app_start_timeout),
             AppState::Ending { kill_at: Some(at), .. } => due.push(*at),

@@ -101,11 +101,15 @@ impl State {
             }
             MountEvent::Ready => Vec::new(),
             MountEvent::Failed(failure) => self.mount_failed("launch", failure, now),
-            MountEvent::Exited(words) => {
+            MountEvent::Exited { pid, words } if self.mounter.pid == Some(pid) => {
                 self.mounter.pid = None;
                 let failure = Failure::new(Exit::Budget, format!("rclone ended without being asked: {words}"));
-                self.mount_failed("exited", failure, now)
+                self.mounter_lost("exited", failure, now)
             }
+            MountEvent::Exited { .. } => Vec::new(),
+            MountEvent::Lost(words) => self.mount_failed("lost", Failure::new(Exit::Budget, words), now),
+            MountEvent::Reconnected => self.reconnected(now),
+            MountEvent::ReconnectFailed(failure) => self.reconnect_failed(failure, now),
             MountEvent::Health(health) => self.mount_probed(health, now),
         }
     }
@@ -123,7 +127,7 @@ impl State {
             } else {
                 self.policy.mount_interval
             };
-        if self.stage != Stage::Serving {
+        if self.stage != Stage::Serving || self.mounter.reconnect.is_some() {
             return Vec::new();
         }
         let Some(words) = health.stuck else {
@@ -136,7 +140,7 @@ impl State {
         let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
         if count >= STUCK_PROBES && bucket_answers {
             let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
-            return self.mount_failed("stuck", failure, now);
+            return self.mounter_lost("stuck", failure, now);
         }
         Vec::new()
     }
@@ -214,12 +218,13 @@ impl State {
             Stage::Stopping(stop) if stop.deadline <= now => {
                 return self.time_is_up("the stop deadline has passed", now);
             }
-            Stage::Serving if !self.mounter.probing && self.mounter.next_probe <= now => {
+            Stage::Serving if self.probe_due().is_some_and(|due| due <= now) => {
                 self.mounter.probing = true;
                 actions.push(Action::ProbeMount);
             }
             _ => {}
         }
+        actions.extend(self.reconnect_timer(now));
         match &self.app.state {
             AppState::Starting { since } if *since + self.policy.app_start_timeout <= now => {
                 actions.extend(self.app_start_timed_out(now));

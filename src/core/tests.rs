@@ -4,6 +4,7 @@ mod index;
 mod life;
 mod model;
 mod random;
+mod reconnect;
 
 use std::time::Duration;
 
@@ -114,6 +115,12 @@ impl Life {
         life.on(Event::App(AppEvent::Ready));
         life.done.clear();
         life
+    }
+
+    /// The rclone with this pid has died.
+    pub fn mounter_died(&mut self, pid: u32) -> Vec<Action> {
+        let words = "killed by SIGKILL".into();
+        self.on(Event::Mount(MountEvent::Exited { pid, words }))
     }
 
     pub fn end(&mut self, end: PhaseEnd) -> Vec<Action> {

@@ -74,6 +74,8 @@ pub struct Spec<'a> {
     pub allow_other: bool,
     /// NFS only: where rclone listens and where the kernel shall connect.
     pub nfs: Option<NfsPorts<'a>>,
+    /// NFS only: the kernel has the mount already, rclone shall only serve it.
+    pub mounted: bool,
 }
 
 /// The two ports of the NFS path and the directory of the file handles.
@@ -93,17 +95,18 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::with_capacity(64);
     let mut flag = |name: &str, value: &OsStr| args.extend([OsString::from(name), value.to_owned()]);
     let mount = spec.mount;
-    flag(
-        if spec.driver == Driver::Nfs {
-            "nfsmount"
-        } else {
-            "mount"
-        },
-        format!("{REMOTE}:{}", spec.bucket).as_ref(),
-    );
+    let bucket = format!("{REMOTE}:{}", spec.bucket);
+    match spec.driver {
+        // `nfsmount` again would mount over the mount; this serves the same with the same flags and the same cache.
+        Driver::Nfs if spec.mounted => flag("serve", "nfs".as_ref()),
+        Driver::Nfs => flag("nfsmount", bucket.as_ref()),
+        Driver::Fuse => flag("mount", bucket.as_ref()),
+    }
     if let Some(nfs) = spec.nfs {
         flag("--addr", format!("127.0.0.1:{}", nfs.rclone).as_ref());
-        flag("-o", nfs_options(mount, nfs.guard).as_ref());
+        if !spec.mounted {
+            flag("-o", nfs_options(mount, nfs.guard).as_ref());
+        }
         // The memory cache walks all handles on each call; with the disk cache a call costs the same at any size.
         flag("--nfs-cache-type", "disk".as_ref());
         flag("--nfs-cache-dir", nfs.handles.as_os_str());
@@ -148,7 +151,14 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
         // Without it a bucket in several regions may answer with an old version.
         flag("--header", "X-Tigris-Consistent: true".as_ref());
     }
-    args.insert(2, spec.path.as_os_str().to_owned());
+    args.insert(
+        2,
+        if spec.mounted {
+            bucket.into()
+        } else {
+            spec.path.as_os_str().to_owned()
+        },
+    );
     args.extend(["--rc", "--rc-no-auth", "--use-json-log", "--use-server-modtime"].map(OsString::from));
     if spec.driver == Driver::Fuse {
         // The barrier is mounted on the path, and rclone takes any mount there for "not empty".
@@ -279,6 +289,10 @@ mod tests {
     }
 
     fn line(driver: Driver, allow_other: bool) -> String {
+        line_of(driver, allow_other, false)
+    }
+
+    fn line_of(driver: Driver, allow_other: bool, mounted: bool) -> String {
         let (mount, storage, run) = (
             mount(),
             storage(),
@@ -300,6 +314,7 @@ mod tests {
             gid: 1001,
             allow_other,
             nfs: (driver == Driver::Nfs).then_some(nfs),
+            mounted,
         };
         let words: Vec<String> = arguments(&spec)
             .into_iter()
@@ -325,6 +340,18 @@ mod tests {
         }
         assert!(line.contains("--nfs-cache-type disk --nfs-cache-dir /cache/handles/1"));
         assert!(!line.contains("--allow-other") && !line.contains("soft"));
+    }
+
+    #[test]
+    fn behind_a_mount_that_is_there_the_same_is_only_served() {
+        let (first, again) = (line(Driver::Nfs, true), line_of(Driver::Nfs, true, true));
+        assert!(
+            again.starts_with("serve nfs tenant:notes --addr 127.0.0.1:4001 --nfs-cache-type disk"),
+            "{again}"
+        );
+        let flags = |line: &str, skipped: usize| line.split(' ').skip(skipped).map(str::to_owned).collect::<Vec<_>>();
+        // nfsmount BUCKET PATH --addr A -o O; serve nfs BUCKET --addr A.
+        assert_eq!(flags(&first, 7), flags(&again, 5));
     }
 
     #[test]

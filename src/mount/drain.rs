@@ -130,14 +130,14 @@ impl Session {
 }
 
 impl Inner {
-    async fn queue(&self) -> Result<Queue, RcError> {
+    pub(super) async fn queue(&self) -> Result<Queue, RcError> {
         let answer = self.rc.queue(RC_LIMIT).await?;
         let mut tracker = self.tracker.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(tracker.update(answer, self.write_back, std::time::Instant::now()))
     }
 
     /// Makes the waiting files of `queue` due.
-    async fn expire(&self, queue: &Queue) -> Result<usize, RcError> {
+    pub(super) async fn expire(&self, queue: &Queue) -> Result<usize, RcError> {
         let mut count = 0;
         for item in queue.items.iter().filter(|item| !item.uploading && !item.due.is_zero()) {
             match self.rc.expire(item.id, RC_LIMIT).await {

@@ -144,6 +144,9 @@ pub enum MountError {
         /// What the system said.
         source: io::Error,
     },
+    /// Only behind the NFS guard can rclone be replaced under a mount.
+    #[error("this mount is not behind the NFS guard: it ends with its rclone, and has to be made anew")]
+    NotBehindGuard,
     /// rclone cannot be started.
     #[error("rclone ({program}) cannot be started: {source}. Set mount.rclone to the rclone binary")]
     Spawn {
@@ -173,6 +176,7 @@ impl MountError {
             | MountError::Barrier { .. }
             | MountError::Unmount { .. }
             | MountError::Port { .. }
+            | MountError::NotBehindGuard
             | MountError::Spawn { .. } => Exit::Machine,
         }
     }

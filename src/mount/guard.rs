@@ -11,20 +11,28 @@
 //! * **A call is executed once**, although the kernel sends it again after 60 s or a reconnect ([`memory::Replies`]).
 //! * **An unmount does not end rclone**, which would drop its queue of uploads: MOUNT's UMNT is answered here.
 //!
+//! * **A file stays the same file** when it is renamed, and over a restart of rclone, whose handles and numbers do not.
+//!
 //! It also measures every operation, can refuse whatever modifies (lease lost, cache full), can hold all calls while
 //! rclone is restarted, and knows how long calls have been waiting.
 //!
 //! # When rclone goes away
-//! A call that was not sent yet waits and goes to the next rclone. A call that may have been executed is sent again: for
-//! most that is the same as once. REMOVE and RMDIR that then find nothing have done their work. CREATE, MKDIR, RENAME and
-//! LINK can report EXIST or NOENT although the first try succeeded, which is what RFC 1813 section 4.5 expects of servers
-//! that restart: an error for something that was done, never success for something that was not. NFS3ERR_JUKEBOX was
-//! considered instead; the kernel would wait 5 s and then do the same under a new id, so that nobody knew it was a repeat.
-//! File handles are passed through as they are; rclone's do not survive its restart. A translation of handles would have
-//! its place where calls enter ([`call::inspect`]) and replies leave ([`path`]).
+//! The kernel and the app wait, and that is all they see. Their handles and file numbers are ours and stay ([`nodes`],
+//! [`translate`]); what they stand for is looked up in the next rclone when it is needed ([`reach`]).
+//!
+//! A call that was not sent yet waits and goes to the next rclone. A call that may have been executed is sent again, and
+//! what comes back is taken for what it means ([`reach`]): REMOVE and RMDIR that find nothing have done their work. So has a
+//! RENAME of a known name that finds nothing under it, and something under the new one. CREATE and MKDIR that find a name
+//! taken which nobody knew before have taken it themselves, if what is there is as they would have left it: a directory,
+//! or a file without content. What can't be told apart is an empty file that somebody else made in the bucket under the
+//! very name, unknown here: an exclusive CREATE whose reply was lost then succeeds on it.
+//!
+//! NFS3ERR_JUKEBOX was considered instead; the kernel would wait 5 s and then do the same under a new id, so that nobody
+//! knew it was a repeat.
 //!
 //! # Memory
-//! 16 MiB of calls and 16 MiB of large replies at most; beyond that connections are not read. 64 paths of 8 KiB.
+//! 16 MiB of calls and 16 MiB of large replies at most; beyond that connections are not read. 64 paths of 8 KiB. About 200
+//! bytes for each file that the kernel knows ([`nodes`]).
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,18 +48,23 @@ mod call;
 mod client;
 mod exchange;
 mod memory;
+mod nodes;
 mod order;
 mod path;
 mod peer;
 mod procedure;
+mod reach;
 mod record;
 mod reply;
+mod translate;
+mod visit;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
 use exchange::Exchange;
+pub(super) use visit::visit;
 
 /// Connections served at a time. The kernel opens `nconnect` (16 at most), mount.nfs a few to ping.
 const MAX_CONNECTIONS: usize = 64;
@@ -204,6 +217,11 @@ impl Handle {
     /// How long the oldest unanswered call has been waiting, by the same clock as [`Handle::stuck`].
     pub fn oldest(&self) -> Option<Duration> {
         self.0.oldest()
+    }
+
+    /// Files and directories that the kernel may hold a handle of.
+    pub fn known(&self) -> usize {
+        self.0.known()
     }
 
     /// Open connections to rclone.

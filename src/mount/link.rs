@@ -8,34 +8,44 @@ use std::time::Duration;
 use super::error::MountError;
 use super::guard::{Guard, Handle, Observer};
 
-/// A guard that serves one mount.
+/// A guard that serves one mount, over any number of rclones.
 pub(super) struct Link {
-    upstream: u16,
     port: u16,
     handle: Handle,
 }
 
 impl Link {
-    /// Starts a guard. rclone's port is a free one of now, as rclone cannot be given a socket; should somebody take it
-    /// before rclone does, rclone ends, and the next start takes another.
-    pub(super) async fn open(observer: Arc<dyn Observer>) -> Result<Link, MountError> {
-        let failed = |source| MountError::Port { source };
-        let guard = Guard::bind(observer).await.map_err(failed)?;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|free| free.local_addr())
-            .map_err(failed)?;
+    /// Starts a guard for the rclone that will listen on `upstream`.
+    pub(super) async fn open(observer: Arc<dyn Observer>, upstream: u16) -> Result<Link, MountError> {
+        let guard = Guard::bind(observer)
+            .await
+            .map_err(|source| MountError::Port { source })?;
         let link = Link {
-            upstream: free.port(),
             port: guard.port(),
             handle: guard.handle(),
         };
-        tokio::spawn(guard.run(SocketAddr::from((Ipv4Addr::LOCALHOST, link.upstream))));
+        tokio::spawn(guard.run(address(upstream)));
         Ok(link)
     }
 
-    /// Where rclone shall listen.
-    pub(super) fn upstream(&self) -> u16 {
-        self.upstream
+    /// A port for rclone: a free one of now, as rclone cannot be given a socket. Should somebody take it before rclone
+    /// does, rclone ends, and the next start takes another.
+    pub(super) fn free_port() -> Result<u16, MountError> {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|free| free.local_addr())
+            .map(|free| free.port())
+            .map_err(|source| MountError::Port { source })
+    }
+
+    /// rclone is gone: calls wait.
+    pub(super) fn part(&self) {
+        self.handle.hold();
+    }
+
+    /// Another rclone listens on `upstream`, and the one before is dead: calls go on there.
+    pub(super) fn join(&self, upstream: u16) {
+        self.handle.set_upstream(address(upstream));
+        self.handle.release();
     }
 
     /// Where the kernel shall connect.
@@ -54,11 +64,14 @@ impl Link {
     }
 }
 
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
 impl fmt::Debug for Link {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Link")
-            .field("upstream", &self.upstream)
             .field("port", &self.port)
             .finish_non_exhaustive()
     }

@@ -1,11 +1,12 @@
-//! `tenant-init probe KIND PATH`: the child that touches the mount so that nothing else can hang on it.
+//! `tenant-init probe KIND PATH [LIST]`: the child that touches the mount so that nothing else can hang on it.
 //!
 //! A process that enters a mount whose server is gone sleeps until the server is back; only SIGKILL gets it out. So every
 //! look at the mount is made by a process of its own that its parent (`prober`) kills at a deadline. It prints one JSON
 //! line and exits: 0 when it could do what it was asked, 1 when the system said no, 64 when it was called wrongly.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -31,11 +32,13 @@ pub enum Kind {
     Detach,
     /// The truncation self-test (see `selftest`).
     SelfTest,
+    /// Opens each file of a list once (see `adopt`).
+    Visit,
 }
 
 impl Kind {
     /// How many kinds there are.
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 7;
 
     const ALL: [(Kind, &'static str); Kind::COUNT] = [
         (Kind::Statvfs, "statvfs"),
@@ -44,6 +47,7 @@ impl Kind {
         (Kind::Unmount, "unmount"),
         (Kind::Detach, "detach"),
         (Kind::SelfTest, "selftest"),
+        (Kind::Visit, "visit"),
     ];
 
     /// The word on the command line.
@@ -125,14 +129,16 @@ impl Failure {
 /// Runs a probe with the arguments after `probe`; the result is the process's exit code.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> u8 {
-    let [kind, path] = arguments else {
-        return usage();
+    let (kind, path, list) = match arguments {
+        [kind, path] => (kind, path, None),
+        [kind, path, list] => (kind, path, Some(Path::new(list))),
+        _ => return usage(),
     };
     let Some(kind) = Kind::parse(kind) else {
         return usage();
     };
     let start = Instant::now();
-    let result = run(kind, Path::new(path));
+    let result = run(kind, Path::new(path), list);
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     let report = match result {
         Ok(()) => Report {
@@ -162,13 +168,13 @@ fn usage() -> u8 {
     let words: Vec<&str> = Kind::ALL.iter().map(|(_, name)| *name).collect();
     drop(writeln!(
         std::io::stderr(),
-        "usage: tenant-init probe {} PATH",
+        "usage: tenant-init probe {} PATH [LIST]",
         words.join("|")
     ));
     64
 }
 
-fn run(kind: Kind, path: &Path) -> Result<(), Failure> {
+fn run(kind: Kind, path: &Path, list: Option<&Path>) -> Result<(), Failure> {
     match kind {
         Kind::Statvfs => statvfs(path),
         Kind::Look => {
@@ -187,7 +193,31 @@ fn run(kind: Kind, path: &Path) -> Result<(), Failure> {
         Kind::Unmount => unmount(path, false),
         Kind::Detach => unmount(path, true),
         Kind::SelfTest => selftest::run(path),
+        Kind::Visit => visit(path, list.unwrap_or(Path::new(""))),
     }
+}
+
+/// Reads the first byte of each file in the JSON list of names below `path` and lengths. An empty one is emptied instead:
+/// rclone does not look at it for a read. One that is not there is left out.
+fn visit(path: &Path, list: &Path) -> Result<(), Failure> {
+    let text = std::fs::read(list).map_err(|error| Failure::io("reading the list of files", &error))?;
+    let files: Vec<(String, u64)> =
+        serde_json::from_slice(&text).map_err(|error| Failure::io("reading the list of files", &error.into()))?;
+    for (name, length) in files {
+        let opened = OpenOptions::new()
+            .read(length > 0)
+            .write(length == 0)
+            .open(path.join(name));
+        let visited = opened.and_then(|mut file| match length {
+            0 => file.set_len(0),
+            _ => file.read(&mut [0]).map(drop),
+        });
+        match visited {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::io("opening a file", &error)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn statvfs(path: &Path) -> Result<(), Failure> {
@@ -250,14 +280,14 @@ mod tests {
     fn a_local_directory_passes_every_look() {
         let dir = tempfile::tempdir().unwrap();
         for kind in [Kind::Statvfs, Kind::Look, Kind::Sync, Kind::SelfTest] {
-            assert!(run(kind, dir.path()).is_ok(), "{kind:?}");
+            assert!(run(kind, dir.path(), None).is_ok(), "{kind:?}");
         }
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
             0,
             "the self-test cleans up"
         );
-        let failure = run(Kind::Look, &dir.path().join("absent")).unwrap_err();
+        let failure = run(Kind::Look, &dir.path().join("absent"), None).unwrap_err();
         assert_eq!((failure.step, failure.errno), ("statvfs", Some(Errno::ENOENT)));
     }
 }

@@ -70,6 +70,16 @@ impl Prober {
     /// # Errors
     /// See [`ProbeError`]. A probe of the same kind that is still stuck counts as stuck at once.
     pub async fn run(&self, kind: Kind, path: &Path, limit: Duration) -> Result<Duration, ProbeError> {
+        self.run_with(kind, &[path], limit).await
+    }
+
+    /// The same for a kind that takes more than the path.
+    pub(super) async fn run_with(
+        &self,
+        kind: Kind,
+        arguments: &[&Path],
+        limit: Duration,
+    ) -> Result<Duration, ProbeError> {
         let start = Instant::now();
         let Some(slot) = self.slots.get(kind.index()) else {
             return Err(ProbeError::Broken("no such probe".to_owned()));
@@ -82,7 +92,7 @@ impl Prober {
             *slot = None;
         }
         let broken = |error: std::io::Error| ProbeError::Broken(error.to_string());
-        let mut child = self.command(kind, path).spawn().map_err(broken)?;
+        let mut child = self.command(kind, arguments).spawn().map_err(broken)?;
         let answer = timeout(limit, answer(&mut child)).await;
         match answer {
             Ok(result) => result,
@@ -99,12 +109,12 @@ impl Prober {
         }
     }
 
-    fn command(&self, kind: Kind, path: &Path) -> Command {
+    fn command(&self, kind: Kind, arguments: &[&Path]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .arg0("tenant-init")
             .args(["probe", kind.name()])
-            .arg(path)
+            .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .current_dir("/")

@@ -133,13 +133,43 @@ impl Session {
     /// # Errors
     /// As soon as it is known that it will not be, at the latest at `deadline`. The mounter is left running.
     pub async fn ready(&self, deadline: Instant) -> Result<Duration, NotReady> {
-        tokio::select! {
-            result = self.0.become_ready(deadline) => result?,
-            status = self.exited() => {
-                return Err(NotReady::Exited { status, words: self.0.words() });
-            }
-        }
+        self.unless_exited(self.0.become_ready(deadline)).await?;
         Ok(self.0.started.elapsed())
+    }
+}
+
+impl Session {
+    /// After [`Session::relaunch`]: waits until rclone can serve. The bucket must answer, because rclone knows no directory
+    /// yet and would call every file in it absent.
+    ///
+    /// # Errors
+    /// As soon as it is known that it will not, at the latest at `deadline`. The mounter is left running.
+    pub async fn reanswers(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.unless_exited(async {
+            self.0.answers(deadline).await?;
+            tokio::try_join!(self.0.storage_answers(deadline), self.0.has_cache(deadline)).map(drop)
+        })
+        .await
+    }
+
+    /// After [`Session::reanswers`]: lets the calls go on that wait in the guard, and looks into the mount.
+    ///
+    /// # Errors
+    /// As for [`Session::reanswers`].
+    pub async fn rejoin(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.unless_exited(async {
+            self.0.adopts(deadline).await?;
+            self.0.join();
+            self.0.probe(Kind::Look, "looking into the mount", deadline).await
+        })
+        .await
+    }
+
+    async fn unless_exited(&self, work: impl Future<Output = Result<(), NotReady>>) -> Result<(), NotReady> {
+        tokio::select! {
+            result = work => result,
+            status = self.exited() => Err(NotReady::Exited { status, words: self.0.words() }),
+        }
     }
 }
 
@@ -149,8 +179,17 @@ impl Inner {
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;
         self.barrier.close()?;
         self.has_cache(deadline).await?;
+        self.adopts(deadline).await?;
         self.probe(Kind::Look, "looking into the mount", deadline).await?;
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
+    }
+
+    async fn adopts(&self, deadline: Instant) -> Result<(), NotReady> {
+        self.adopt(deadline).await.map_err(|step| NotReady::Late {
+            path: self.path.display().to_string(),
+            step,
+            words: self.words(),
+        })
     }
 
     async fn answers(&self, deadline: Instant) -> Result<(), NotReady> {

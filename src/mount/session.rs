@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -19,6 +19,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::adopt;
 use super::barrier::Barrier;
 use super::claim::Claim;
 use super::command::{self, NfsPorts, RunFiles, Spec};
@@ -28,6 +29,7 @@ use super::health::Memory;
 use super::link::Link;
 use super::log::{self, LogTail};
 use super::mend;
+use super::pending::{self, Pending};
 use super::prober::Prober;
 use super::queue::Tracker;
 use super::rc::Rc;
@@ -68,19 +70,57 @@ pub(super) struct Inner {
     pub(super) path: PathBuf,
     pub(super) cache_dir: PathBuf,
     pub(super) bucket: String,
+    /// rclone's delay; longer than configured in a life that began with unsent files.
     pub(super) write_back: Duration,
+    /// The files that were unsent when it began.
+    pub(super) found: Vec<Pending>,
     pub(super) started: Instant,
     pub(super) rc: Rc,
     pub(super) prober: Arc<Prober>,
     pub(super) barrier: Arc<Barrier>,
     pub(super) log: LogTail,
-    pub(super) link: Option<Link>,
+    pub(super) link: Option<Arc<Link>>,
     pub(super) tracker: Mutex<Tracker>,
     pub(super) memory: Mutex<Memory>,
+    joined: Mutex<Option<Instant>>,
     pid: u32,
     exit: watch::Receiver<Option<ExitStatus>>,
     run: RunFiles,
-    handles: Option<PathBuf>,
+    nfs: Option<Served>,
+}
+
+/// What an rclone behind the guard was started with.
+#[derive(Debug, Clone)]
+struct Served {
+    /// Where it listens.
+    port: u16,
+    /// Its handle cache.
+    handles: PathBuf,
+}
+
+impl Inner {
+    /// Where rclone serves NFS; `None` on FUSE.
+    pub(super) fn nfs_port(&self) -> Option<u16> {
+        self.nfs.as_ref().map(|nfs| nfs.port)
+    }
+
+    /// Has rclone ended?
+    pub(super) fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    /// The mounter's directory for files of a moment.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.run.dir
+    }
+
+    /// Sends the calls that wait in the guard to this rclone.
+    pub(super) fn join(&self) {
+        if let (Some(link), Some(nfs)) = (&self.link, &self.nfs) {
+            link.join(nfs.port);
+            *self.joined.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
 }
 
 impl Session {
@@ -90,7 +130,6 @@ impl Session {
     /// When the configuration cannot be written, a port is missing, the cache is in use, a dead mount would not go or
     /// rclone cannot be executed.
     pub async fn launch(claim: &Claim, plan: Plan) -> Result<Session, MountError> {
-        let started = Instant::now();
         let lock = claim.mounter_lock().await?;
         // A mount of a mounter that died would come back from under the new one.
         let extent = Extent {
@@ -98,22 +137,54 @@ impl Session {
             patience: Duration::ZERO,
         };
         unmount::clear(&claim.path, &claim.prober, extent).await?;
+        Session::start(claim, plan, lock, None).await
+    }
+
+    /// Starts another rclone behind the guard of this one; the mount stays. This one is killed if it still runs. Calls wait
+    /// until [`Session::rejoin`].
+    ///
+    /// # Errors
+    /// As for [`Session::launch`]; also on FUSE, where a mount ends with its rclone.
+    pub async fn relaunch(&self, claim: &Claim, plan: Plan) -> Result<Session, MountError> {
+        let Some(link) = self.0.link.clone() else {
+            return Err(MountError::NotBehindGuard);
+        };
+        link.part();
+        if self.exit_status().is_none() {
+            self.signal_group(Signal::SIGKILL);
+        }
+        self.exited().await;
+        let lock = claim.mounter_lock().await?;
+        Session::start(claim, plan, lock, Some(link)).await
+    }
+
+    async fn start(claim: &Claim, plan: Plan, lock: File, present: Option<Arc<Link>>) -> Result<Session, MountError> {
+        let started = Instant::now();
+        let mounted = present.is_some();
         let run = RunFiles::below(&plan.mount.run_dir)?;
         write_configuration(&run, &plan.storage)?;
+        let found = mend_cache(&claim.cache_dir, &plan.storage.bucket).await?;
+        let write_back = plan.mount.write_back;
         let mount = Mount {
             cache_dir: claim.cache_dir.clone(),
+            write_back: adopt::delay(write_back, found.len()),
             ..plan.mount
         };
-        mend_cache(&mount.cache_dir, &plan.storage.bucket).await?;
-        let (link, handles) = match plan.driver {
-            Driver::Nfs => (
-                Some(Link::open(Arc::clone(&plan.observer)).await?),
-                Some(fresh_handles(&mount.cache_dir)?),
-            ),
+        let (link, nfs) = match plan.driver {
+            Driver::Nfs => {
+                let port = Link::free_port()?;
+                let link = match present {
+                    Some(link) => link,
+                    None => Arc::new(Link::open(Arc::clone(&plan.observer), port).await?),
+                };
+                let handles = fresh_handles(&mount.cache_dir)?;
+                (Some(link), Some(Served { port, handles }))
+            }
             Driver::Fuse => (None, None),
         };
-        claim.barrier.open()?;
-        let nfs = link.as_ref().zip(handles.as_deref());
+        if !mounted {
+            claim.barrier.open()?;
+        }
         let arguments = command::arguments(&Spec {
             driver: plan.driver,
             bucket: &plan.storage.bucket,
@@ -124,11 +195,12 @@ impl Session {
             uid: plan.uid,
             gid: plan.gid,
             allow_other: geteuid().is_root() || others_allowed(),
-            nfs: nfs.map(|(link, handles)| NfsPorts {
-                rclone: link.upstream(),
+            nfs: link.as_ref().zip(nfs.as_ref()).map(|(link, nfs)| NfsPorts {
+                rclone: nfs.port,
                 guard: link.port(),
-                handles,
+                handles: &nfs.handles,
             }),
+            mounted,
         });
         let log = LogTail::new(plan.tombstones.clone());
         let mut child = Command::new(&mount.rclone)
@@ -163,12 +235,13 @@ impl Session {
             path: run.socket.clone(),
             source: io::Error::other(error.to_string()),
         })?;
-        Ok(Session(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             driver: plan.driver,
             path: claim.path.clone(),
             cache_dir: mount.cache_dir,
             bucket: plan.storage.bucket,
             write_back: mount.write_back,
+            found,
             started,
             rc,
             prober: Arc::clone(&claim.prober),
@@ -177,11 +250,23 @@ impl Session {
             link,
             tracker: Mutex::default(),
             memory: Mutex::default(),
+            joined: Mutex::default(),
             pid,
             exit,
             run,
-            handles,
-        })))
+            nfs,
+        });
+        if inner.write_back > write_back {
+            tokio::spawn(adopt::hurry(Arc::downgrade(&inner), write_back));
+        }
+        Ok(Session(inner))
+    }
+
+    /// How long after `began` the calls that waited in the guard went on; zero when they did not.
+    #[must_use]
+    pub fn joined_after(&self, began: Instant) -> Duration {
+        let joined = *self.0.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined.map_or(Duration::ZERO, |joined| joined.saturating_duration_since(began))
     }
 
     /// rclone's process id.
@@ -199,7 +284,7 @@ impl Session {
     /// The NFS guard's controls; none on FUSE.
     #[must_use]
     pub fn guard(&self) -> Option<&Handle> {
-        self.0.link.as_ref().map(Link::handle)
+        self.0.link.as_deref().map(Link::handle)
     }
 
     /// Upload attempts that failed in this life.
@@ -247,7 +332,7 @@ impl Session {
         for file in [&self.0.run.config, &self.0.run.socket] {
             remove(fs::remove_file(file), file);
         }
-        if let Some(handles) = &self.0.handles {
+        if let Some(Served { handles, .. }) = &self.0.nfs {
             remove(fs::remove_dir_all(handles), handles);
         }
         status
@@ -278,11 +363,15 @@ fn remove(result: io::Result<()>, path: &Path) {
     }
 }
 
-/// Saves what a killed rclone would make the next one delete, and says so.
-async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<(), MountError> {
+/// Saves what a killed rclone would make the next one delete, and says so. Returns the unsent files.
+async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<Vec<Pending>, MountError> {
     let (directory, name) = (cache_dir.to_owned(), bucket.to_owned());
-    let mending = tokio::task::spawn_blocking(move || mend::mend(&directory, &name)).await;
-    let mended = mending
+    let mending = tokio::task::spawn_blocking(move || {
+        let mended = mend::mend(&directory, &name)?;
+        Ok((mended, pending::unsent(&directory, &name)?))
+    })
+    .await;
+    let (mended, unsent) = mending
         .unwrap_or_else(|error| Err(io::Error::other(error)))
         .map_err(|source| MountError::Cache {
             path: cache_dir.to_owned(),
@@ -303,7 +392,7 @@ async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<(), MountError> {
             "rclone was killed while it changed these partly cached files; what was cached of them is set aside"
         );
     }
-    Ok(())
+    Ok(unsent)
 }
 
 /// Writes the key's file anew and makes room for the socket: rclone does not start over one that a killed rclone left.
@@ -333,18 +422,25 @@ fn write_configuration(run: &RunFiles, storage: &Storage) -> Result<(), MountErr
         .map_err(failed(&run.config))
 }
 
-/// An empty directory for the NFS handle cache; earlier ones are removed. On the cache's disk, as it grows with the
-/// number of files. rclone numbers files per process: old handles would lead to other files.
+/// An empty directory for the NFS handle cache. On the cache's disk, as it grows with the number of files. A handle in it
+/// is no more than a path: one of an earlier life could lead to another file. Earlier directories are removed, but not
+/// while somebody waits: they have a file for each handle.
 fn fresh_handles(cache_dir: &Path) -> Result<PathBuf, MountError> {
     let failed = |source: io::Error| MountError::Cache {
         path: cache_dir.to_owned(),
         source,
     };
     let parent = cache_dir.join("handles");
-    match fs::remove_dir_all(&parent) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    let earlier: Vec<PathBuf> = fs::read_dir(&parent)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    tokio::task::spawn_blocking(move || {
+        for handles in earlier {
+            remove(fs::remove_dir_all(&handles), &handles);
+        }
+    });
     let handles = parent.join(format!("{:016x}", fastrand::u64(..)));
     DirBuilder::new()
         .recursive(true)

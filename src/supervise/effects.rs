@@ -102,6 +102,7 @@ impl Effects {
         match action {
             Action::Prepare => spawn(prepare::prepare(shared)),
             Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
+            Action::Reconnect { fresh, within } => spawn(mounting::reconnect(shared, fresh, within)),
             Action::ProbeMount => spawn(mounting::probe(shared)),
             Action::ProbeStorage => spawn(prepare::probe_storage(shared)),
             Action::TakeLease => spawn(leasing::take_lease(shared)),

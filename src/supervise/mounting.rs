@@ -8,6 +8,7 @@ use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queu
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
 use crate::supervise::application;
 use crate::supervise::effects::Shared;
+use crate::supervise::prepare::Tenant;
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -15,6 +16,8 @@ const OOM_SCORE_ADJ: i16 = 300;
 const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 /// A launch waits this long for what is still to be deleted in the bucket.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// Deletions carried out at a time while the app waits.
+const SETTLED_AT_ONCE: usize = 32;
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -44,18 +47,8 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     };
     // A new rclone would list what the old one forgot to delete, and the app would find it again.
     settle_in_time(shared).await;
-    let plan = Plan {
-        mount: mount.clone(),
-        storage: tenant.bundle.storage.clone(),
-        driver: tenant.driver,
-        uid: tenant.owner.0,
-        gid: tenant.owner.1,
-        tombstones: tenant.tombstones.clone(),
-        oom_score_adj: Some(OOM_SCORE_ADJ),
-        observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
-    };
     shared.drained.set(false);
-    let session = Session::launch(&claim, plan).await.map_err(failure)?;
+    let session = Session::launch(&claim, plan(shared, &tenant)).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
     shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
     let took = session
@@ -101,6 +94,75 @@ pub fn keep_deletions(shared: &Shared) {
     }
 }
 
+fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
+    Plan {
+        mount: shared.config.mount.clone(),
+        storage: tenant.bundle.storage.clone(),
+        driver: tenant.driver,
+        uid: tenant.owner.0,
+        gid: tenant.owner.1,
+        tombstones: tenant.tombstones.clone(),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
+    }
+}
+
+/// `Action::Reconnect`
+pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
+    let deadline = Instant::now() + within;
+    match try_reconnect(&shared, fresh, deadline).await {
+        Ok(Some(session)) => {
+            shared.send(Event::Mount(MountEvent::Reconnected));
+            watch(shared, session).await;
+        }
+        // A stop has taken the mounter away meanwhile.
+        Ok(None) => {}
+        Err(failure) => shared.send(Event::Mount(MountEvent::ReconnectFailed(failure))),
+    }
+}
+
+async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> Result<Option<Session>, Failure> {
+    let claim = shared.claim.borrow().clone();
+    let (Some(tenant), Some(claim), Some(lost)) = (shared.tenant(), claim, shared.session()) else {
+        return Ok(None);
+    };
+    let began = Instant::now();
+    let session = if fresh || lost.exit_status().is_some() {
+        let relaunched = lost.relaunch(&claim, plan(shared, &tenant)).await;
+        let session = relaunched.map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+        // Put in place only where it belongs: the drain and the end of a stop look for it there.
+        let expected = shared.session().is_some_and(|present| present.pid() == lost.pid());
+        if !expected {
+            session.terminate(Duration::ZERO).await;
+            return Ok(None);
+        }
+        *shared.session.borrow_mut() = Some(session.clone());
+        shared.upload_failures.set(0);
+        shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
+        session
+    } else {
+        lost
+    };
+    // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
+    let ((), answers) = tokio::join!(settle_at_once(shared), session.reanswers(deadline.into()));
+    let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
+    answers.map_err(not_ready)?;
+    let answered = began.elapsed();
+    settle_at_once(shared).await;
+    let settled = began.elapsed();
+    session.rejoin(deadline.into()).await.map_err(not_ready)?;
+    tracing::info!(
+        event = "mount_rejoined",
+        answered_ms = answered.as_millis() as u64,
+        settled_ms = settled.as_millis() as u64,
+        joined_ms = session.joined_after(began).as_millis() as u64,
+        milliseconds = began.elapsed().as_millis() as u64,
+        "a new rclone serves {}",
+        shared.config.mount.path.display()
+    );
+    Ok(Some(session))
+}
+
 /// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
     let status = session.exited().await;
@@ -108,7 +170,8 @@ async fn watch(shared: Rc<Shared>, session: Session) {
     if let Some(last) = session.last_words().last() {
         words = format!("{words}; its last words: {last}");
     }
-    shared.send(Event::Mount(MountEvent::Exited(words)));
+    let pid = session.pid();
+    shared.send(Event::Mount(MountEvent::Exited { pid, words }));
 }
 
 /// `Action::ProbeMount`
@@ -134,7 +197,11 @@ pub async fn probe(shared: Rc<Shared>) {
         }
     });
     if health.verdict == Verdict::MounterDead {
-        return shared.send(Event::Mount(MountEvent::Exited(health.detail)));
+        let (pid, words) = (session.pid(), health.detail);
+        return shared.send(Event::Mount(match session.exit_status() {
+            Some(_) => MountEvent::Exited { pid, words },
+            None => MountEvent::Lost(words),
+        }));
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
@@ -246,6 +313,26 @@ async fn settle_deletions(shared: &Shared, age: jiff::SignedDuration) {
                 tracing::debug!(event = "deletion_waits", object = name, "{error}");
                 return;
             }
+        }
+    }
+}
+
+/// Carries out every deletion that rclone may have forgotten, many at a time. Those that fail are left.
+async fn settle_at_once(shared: &Shared) {
+    let Some(tenant) = shared.tenant() else { return };
+    let mut waiting = tenant.tombstones.all().into_iter();
+    let mut asking = tokio::task::JoinSet::new();
+    loop {
+        while asking.len() < SETTLED_AT_ONCE
+            && let Some((name, time)) = waiting.next()
+        {
+            let tenant = Rc::clone(&tenant);
+            asking.spawn_local(async move { tenant.settle_deletion(&name, time).await.is_ok() });
+        }
+        match asking.join_next().await {
+            Some(Ok(true)) => {}
+            // All done; or the bucket does not answer, and there is no use in asking for the rest.
+            _ => return,
         }
     }
 }

@@ -77,6 +77,28 @@ def test_what_cannot_be_stored_is_named_and_the_next_start_finishes_it(make_tena
     assert again.stop().code == 0
 
 
+def test_files_left_unsent_keep_their_content_when_the_next_life_has_stored_them(make_tenant, s3_server):
+    """rclone stores them, and then compares them with the object before: they read as empty, and an append stored that."""
+    s3_server.put("notes/old.md", "old\n")
+    tenant = make_tenant(s3_server).start().wait_ready()
+    expected = {"new.md": "new\n", "notes/old.md": "old\nand longer than it was\n", "notes/fresh.md": "fresh\n", "empty.md": ""}
+    for name, text in expected.items():
+        (tenant.mount / name).write_text(text)
+    tenant.kill()
+    tenant.clean_up()
+    again = make_tenant(s3_server).start().wait_ready()
+    stored = {name: len(text) for name, text in expected.items()}
+    wait_until(lambda: s3_server.objects() == stored and again.status()["uploads"]["queued"] == 0, 30,
+               lambda: f"all in the bucket: {s3_server.objects()}")
+    assert {name: (again.mount / name).read_text() for name in expected} == expected
+    for name in expected:
+        with open(again.mount / name, "a") as f:
+            f.write("appended\n")
+        expected[name] += "appended\n"
+    assert again.stop().code == 0
+    assert {name: s3_server.read(name) for name in s3_server.objects()} == expected
+
+
 def test_a_second_signal_means_time_is_up(make_tenant, s3_server):
     tenant = make_tenant(s3_server).start().wait_ready()
     s3_server.kill()

@@ -9,26 +9,27 @@ fn outage() -> Event {
     Event::Storage(Err(Failure::new(Exit::Unavailable, "bucket notes: connection refused")))
 }
 
-fn stuck() -> Event {
+pub(super) fn stuck() -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
         stuck: Some("no answer within 5 s".into()),
         queue: None,
     }))
 }
 
-fn healthy(queue: Queue) -> Event {
+pub(super) fn healthy(queue: Queue) -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
         stuck: None,
         queue: Some(queue),
     }))
 }
 
-fn kinds(actions: &[Action]) -> Vec<&'static str> {
+pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
     actions
         .iter()
         .map(|a| match a {
             Action::Prepare => "prepare",
             Action::LaunchMount { .. } => "launch",
+            Action::Reconnect { .. } => "reconnect",
             Action::ProbeMount => "probe-mount",
             Action::ProbeStorage => "probe-storage",
             Action::TakeLease => "take-lease",
@@ -54,12 +55,13 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
 }
 
 /// Answers the stop phases one after another and says in which order they came.
-fn stop_order(life: &mut Life, first: Vec<Action>) -> Vec<&'static str> {
+pub(super) fn stop_order(life: &mut Life, first: Vec<Action>) -> Vec<&'static str> {
     let mut order = kinds(&first);
     while let Some(last) = order.last() {
         let next = match *last {
             "term-app" | "kill-app" => life.gone(),
             "sync" => life.end(PhaseEnd::Synced(Ok(()))),
+            "reconnect" => life.on(Event::Mount(MountEvent::Reconnected)),
             "unmount" => life.end(PhaseEnd::Unmounted(Ok(()))),
             "drain" => life.end(PhaseEnd::Drained(Ok(()))),
             "term-mounter" => life.end(PhaseEnd::MounterGone),
@@ -218,11 +220,8 @@ fn an_outage_past_its_limit_ends_in_a_clean_stop() {
 
 #[test]
 fn a_dead_mounter_is_replaced_on_a_clean_mount_point_and_the_app_restarted() {
-    let mut life = Life::ready(Driver::Nfs, policy());
-    assert_eq!(
-        kinds(&life.on(Event::Mount(MountEvent::Exited("killed by SIGKILL".into())))),
-        ["term-app"]
-    );
+    let mut life = Life::ready(Driver::Fuse, policy());
+    assert_eq!(kinds(&life.mounter_died(10)), ["term-app"]);
     let killed = life.pass(Duration::from_secs(11)).contains(&Action::KillApp);
     assert!(killed, "an app hanging in the dead mount is killed");
     assert_eq!(kinds(&life.gone()), ["unmount"]);
@@ -248,17 +247,18 @@ fn a_dead_mounter_is_replaced_on_a_clean_mount_point_and_the_app_restarted() {
 
 #[test]
 fn a_mount_that_keeps_failing_uses_up_its_budget() {
-    let mut life = Life::ready(Driver::Nfs, policy());
+    let mut life = Life::ready(Driver::Fuse, policy());
     for _ in 0..3 {
-        life.on(Event::Mount(MountEvent::Exited("exit code 1".into())));
+        life.mounter_died(10);
         life.gone();
         life.end(PhaseEnd::Unmounted(Ok(())));
         life.end(PhaseEnd::MounterGone);
         life.pass(Duration::from_secs(31));
+        life.on(Event::Mount(MountEvent::Launched { pid: 10 }));
         life.on(Event::Mount(MountEvent::Ready));
         life.on(Event::App(AppEvent::Ready));
     }
-    life.on(Event::Mount(MountEvent::Exited("exit code 1".into())));
+    life.mounter_died(10);
     life.gone();
     life.end(PhaseEnd::Unmounted(Ok(())));
     life.end(PhaseEnd::MounterGone);
@@ -267,7 +267,7 @@ fn a_mount_that_keeps_failing_uses_up_its_budget() {
 
 #[test]
 fn a_stuck_mount_with_a_reachable_bucket_is_recovered_after_three_probes() {
-    let mut life = Life::ready(Driver::Nfs, policy());
+    let mut life = Life::ready(Driver::Fuse, policy());
     life.on(Event::Storage(Ok(Duration::from_millis(5))));
     assert!(life.on(stuck()).is_empty());
     assert_eq!(life.state.phase(), Phase::Degraded);

@@ -23,6 +23,8 @@ enum Pending {
     Launch,
     /// rclone runs, its mount is not ready.
     Mounting,
+    /// A new rclone is put behind the guard.
+    Reconnect,
     ProbeMount,
     ProbeStorage,
     TakeLease,
@@ -61,6 +63,8 @@ struct World {
     driver: Driver,
     database: bool,
     mounter: bool,
+    /// Of the present rclone.
+    pid: u32,
     mounted: bool,
     app: bool,
     leased: bool,
@@ -81,6 +85,7 @@ impl World {
             driver,
             database,
             mounter: false,
+            pid: 0,
             mounted: false,
             app: false,
             leased: false,
@@ -123,6 +128,14 @@ impl World {
                 self.wants(self.leased || !self.database, "a mount without the lease");
                 Pending::Launch
             }
+            Action::Reconnect { .. } => {
+                self.wants(
+                    self.driver == Driver::Nfs && self.mounted,
+                    "a reconnect without a mount that the guard serves",
+                );
+                self.wants(!self.fenced, "an rclone that would upload without the lease");
+                Pending::Reconnect
+            }
             Action::ProbeMount => Pending::ProbeMount,
             Action::ProbeStorage => Pending::ProbeStorage,
             Action::TakeLease => Pending::TakeLease,
@@ -131,7 +144,8 @@ impl World {
             Action::ReseedIndex => Pending::Reseed,
             Action::CompareIndex => Pending::Compare,
             Action::StartApp => {
-                self.wants(self.mounter && self.mounted, "the app without a ready mount");
+                let served = self.mounter || self.driver == Driver::Nfs;
+                self.wants(served && self.mounted, "the app without a ready mount");
                 self.wants(!self.app, "a second app");
                 self.wants(
                     !self.pending.contains(&Pending::OpenIndex),
@@ -200,7 +214,9 @@ impl World {
         for pending in &self.pending {
             let exits: &[Exit] = match pending {
                 Pending::Prepare | Pending::TakeLease | Pending::StartApp => &[Exit::Machine],
-                Pending::Launch | Pending::Mounting | Pending::OpenIndex => &[Exit::Unavailable, Exit::Refused],
+                Pending::Launch | Pending::Mounting | Pending::Reconnect | Pending::OpenIndex => {
+                    &[Exit::Unavailable, Exit::Refused]
+                }
                 Pending::ProbeStorage => &[Exit::Unavailable, Exit::Refused],
                 Pending::ProbeMount | Pending::Reseed | Pending::Compare => &[Exit::Unavailable],
                 Pending::Ship => &[Exit::Unavailable, Exit::Refused],
@@ -261,7 +277,10 @@ impl World {
                 self.failures += 1;
                 self.mounter = false;
                 self.pending.retain(|pending| *pending != Pending::Mounting);
-                self.tell(Event::Mount(MountEvent::Exited("killed".into())));
+                self.tell(Event::Mount(MountEvent::Exited {
+                    pid: self.pid,
+                    words: "killed".into(),
+                }));
             }
             Step::AppDies => {
                 self.failures += 1;
@@ -287,6 +306,11 @@ impl World {
         );
     }
 
+    fn new_mounter(&mut self) {
+        self.mounter = true;
+        self.pid += 1;
+    }
+
     fn forget(&mut self, pending: Pending) {
         if let Some(at) = self.pending.iter().position(|other| *other == pending) {
             self.pending.remove(at);
@@ -304,13 +328,18 @@ impl World {
                 found_pending: 0,
             }))),
             Pending::Launch => {
-                self.mounter = true;
+                self.new_mounter();
                 self.pending.push(Pending::Mounting);
-                self.tell(Event::Mount(MountEvent::Launched { pid: 1 }));
+                self.tell(Event::Mount(MountEvent::Launched { pid: self.pid }));
             }
             Pending::Mounting => {
                 self.mounted = true;
                 self.tell(Event::Mount(MountEvent::Ready));
+            }
+            Pending::Reconnect => {
+                self.new_mounter();
+                self.tell(Event::Mount(MountEvent::Launched { pid: self.pid }));
+                self.tell(Event::Mount(MountEvent::Reconnected));
             }
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: None,
@@ -357,7 +386,7 @@ impl World {
             Pending::EndMounter => {
                 self.mounter = false;
                 self.pending
-                    .retain(|pending| !matches!(pending, Pending::Launch | Pending::Mounting));
+                    .retain(|pending| !matches!(pending, Pending::Launch | Pending::Mounting | Pending::Reconnect));
                 self.tell(Event::Phase(PhaseEnd::MounterGone));
             }
         }
@@ -368,6 +397,7 @@ impl World {
         match pending {
             Pending::Prepare => self.tell(Event::Prepared(Err(failure))),
             Pending::Launch | Pending::Mounting => self.tell(Event::Mount(MountEvent::Failed(failure))),
+            Pending::Reconnect => self.tell(Event::Mount(MountEvent::ReconnectFailed(failure))),
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: Some("silent".into()),
                 queue: None,

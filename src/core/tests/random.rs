@@ -36,10 +36,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::StopSignal("SIGTERM")),
         1 => Just(Event::CheckIndex),
         1 => prop::result::maybe_ok(prepared, failure.clone()).prop_map(Event::Prepared),
-        1 => Just(Event::Mount(MountEvent::Launched { pid: 1 })),
+        2 => Just(Event::Mount(MountEvent::Launched { pid: 1 })),
         4 => Just(Event::Mount(MountEvent::Ready)),
         1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::Failed(f))),
-        1 => Just(Event::Mount(MountEvent::Exited("x".into()))),
+        2 => Just(Event::Mount(MountEvent::Exited { pid: 1, words: "x".into() })),
+        1 => Just(Event::Mount(MountEvent::Lost("x".into()))),
+        2 => Just(Event::Mount(MountEvent::Reconnected)),
+        1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::ReconnectFailed(f))),
         1 => health.prop_map(|h| Event::Mount(MountEvent::Health(h))),
         1 => Just(Event::App(AppEvent::Started { pid: 2 })),
         4 => Just(Event::App(AppEvent::Ready)),
@@ -93,15 +96,18 @@ fn any_index_event(failure: impl Strategy<Value = Failure> + Clone + 'static) ->
 
 proptest! {
     /// Whatever happens in whatever order: it never panics, never acts after the end, finishes once, never launches a
-    /// second mounter over a first, never mounts or ships without the lease, never drains on nfs before the unmount, and a stop always ends by its deadline.
+    /// second mounter over a first, replaces a mounter only under a mount that is there, one try at a time, never mounts or
+    /// ships without the lease, never drains on nfs before the unmount, and a stop always ends by its deadline.
     #[test]
     fn no_order_of_events_breaks_the_promises(steps in prop::collection::vec((any_event(), 0u64..20_000), 0..120)) {
         let mut life = Life::new(policy());
         let (mut launched, mut finished, mut stopping) = (false, 0, None);
         let (mut leased, mut database, mut fenced) = (false, false, false);
-        let mut unmounted = false;
+        let (mut unmounted, mut trying) = (false, false);
         for (event, millis) in steps {
             let mut actions = life.pass(Duration::from_millis(millis));
+            let tried = matches!(event, Event::Mount(MountEvent::Reconnected | MountEvent::ReconnectFailed(_)));
+            let before = actions.len();
             let stop_requested = matches!(event, Event::StopSignal(_));
             if let Event::Prepared(Ok(prepared)) = &event {
                 database |= prepared.has_database;
@@ -111,7 +117,8 @@ proptest! {
             if stop_requested && stopping.is_none() {
                 stopping = Some(life.now);
             }
-            for action in actions {
+            for (number, action) in actions.into_iter().enumerate() {
+                trying &= !(tried && number >= before);
                 prop_assert_eq!(finished, 0, "{:?} after the end", action);
                 match action {
                     Action::LaunchMount { .. } => {
@@ -120,8 +127,14 @@ proptest! {
                         launched = true;
                         unmounted = false;
                     }
+                    Action::Reconnect { .. } => {
+                        prop_assert!(launched && !unmounted && !fenced, "a new rclone without a mount");
+                        prop_assert!(!trying, "two tries at once");
+                        trying = true;
+                        prop_assert_eq!(life.state.driver(), Some(Driver::Nfs));
+                    }
                     Action::Unmount { .. } => unmounted = true,
-                    Action::TerminateMounter => launched = false,
+                    Action::TerminateMounter => (launched, trying) = (false, false),
                     Action::Drain { .. } if life.state.driver() == Some(Driver::Nfs) => {
                         prop_assert!(unmounted, "nfs: drained before the unmount");
                     }
@@ -134,6 +147,7 @@ proptest! {
                     _ => {}
                 }
             }
+            trying &= !tried;
         }
         life.on(Event::StopSignal("SIGTERM"));
         life.pass(Duration::from_secs(111));

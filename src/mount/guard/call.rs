@@ -15,6 +15,7 @@ use nfs3_types::nfs3::{self, NFS_PROGRAM, NFS3_FHSIZE, createverf3, nfsstat3, sa
 use nfs3_types::rpc::{RPC_VERSION_2, accept_stat_data, msg_type};
 use nfs3_types::{mount, xdr_codec::Pack};
 
+use super::nodes::{HANDLE, Id};
 use super::procedure::{MOUNT, OTHER, Procedure, Scope};
 use super::record::{MARK, set_mark};
 use super::reply;
@@ -26,7 +27,9 @@ const MAX_AUTH: usize = 400;
 const MAX_NAME: usize = 4096;
 /// As much of the arguments as goes into the digest that recognises a retransmission: every field but a WRITE's data.
 const DIGESTED: usize = 1024;
-/// MOUNT procedures that tell the server about an unmount (RFC 1813 section 5.2).
+/// MOUNT procedures: the one that gives the root's handle, and those that tell the server about an unmount (RFC 1813
+/// section 5.2).
+const MNT: u32 = 1;
 const UMNT: u32 = 3;
 const UMNTALL: u32 = 4;
 
@@ -40,6 +43,17 @@ pub(super) type Keys = [Option<Key>; 2];
 /// Recognises a retransmission: the transaction id and a digest of the procedure and its arguments.
 pub(super) type Identity = (u32, u64);
 
+/// A file or directory that a call names by its handle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Object {
+    /// Where the handle's bytes are in the record.
+    pub(super) handle: usize,
+    /// Where the name in it is, in calls that name an entry of a directory.
+    pub(super) name: Option<Range<usize>>,
+    /// Which node it is, when the handle is one of ours. Filled in by the exchange, which knows them.
+    pub(super) id: Option<Id>,
+}
+
 /// A call that can be forwarded.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -51,6 +65,12 @@ pub(super) struct Plan {
     pub(super) entry: Option<Key>,
     /// For a CREATE that was rewritten: where its directory handle and name are in the record.
     pub(super) rewritten: Option<Range<usize>>,
+    /// What it names, for handles of the length of ours.
+    pub(super) objects: [Option<Object>; 2],
+    /// Where its arguments begin in the record.
+    pub(super) arguments: usize,
+    /// It asks for the handle of the root.
+    pub(super) mounts: bool,
 }
 
 /// What to do with a record that came from the kernel.
@@ -119,6 +139,7 @@ fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
         cursor.value::<u32>(what)?;
         cursor.opaque(MAX_AUTH, what)?;
     }
+    let start = cursor.at();
     let arguments = cursor.rest();
     let identity = (
         xid,
@@ -135,6 +156,9 @@ fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
         keys: [None; 2],
         entry: None,
         rewritten: None,
+        objects: [None, None],
+        arguments: start,
+        mounts: false,
     };
 
     match program {
@@ -155,7 +179,10 @@ fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
             Ok(Look::Answer(reply::accepted(xid, accept_stat_data::SUCCESS)))
         }
         mount::PROGRAM => Ok(Look::Forward {
-            plan: plan(&MOUNT),
+            plan: Plan {
+                mounts: number == MNT,
+                ..plan(&MOUNT)
+            },
             guard: None,
         }),
         _ => Ok(Look::Forward {
@@ -169,13 +196,23 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
     let mut guard = None;
     match plan.procedure.scope {
         Scope::Free => {}
-        Scope::Object => plan.keys = [Some(digest(handle(&mut cursor)?)), None],
-        Scope::FreeEntry => plan.entry = Some(entry(&mut cursor)?.1),
+        Scope::FreeObject => plan.objects[0] = handle(&mut cursor)?.1,
+        Scope::Object => {
+            let (key, object) = handle(&mut cursor)?;
+            plan.keys = [Some(key), None];
+            plan.objects[0] = object;
+        }
+        Scope::FreeEntry => {
+            let (_, entry, object) = entry(&mut cursor)?;
+            plan.entry = Some(entry);
+            plan.objects[0] = object;
+        }
         Scope::Entry => {
             let start = cursor.at();
-            let (directory, entry) = entry(&mut cursor)?;
+            let (directory, entry, object) = entry(&mut cursor)?;
             plan.keys = [Some(directory), None];
             plan.entry = Some(entry);
+            plan.objects[0] = object;
             if number == NFS_PROGRAM::NFSPROC3_CREATE {
                 let named = start..cursor.at();
                 match create_mode(&mut cursor)? {
@@ -193,16 +230,18 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
             }
         }
         Scope::TwoEntries => {
-            let (from, _) = entry(&mut cursor)?;
-            let (to, entry) = entry(&mut cursor)?;
+            let (from, _, source) = entry(&mut cursor)?;
+            let (to, entry, target) = entry(&mut cursor)?;
             plan.keys = [Some(from), Some(to).filter(|to| *to != from)];
             plan.entry = Some(entry);
+            plan.objects = [source, target];
         }
         Scope::Link => {
-            let file = digest(handle(&mut cursor)?);
-            let (directory, entry) = entry(&mut cursor)?;
+            let (file, source) = handle(&mut cursor)?;
+            let (directory, entry, target) = entry(&mut cursor)?;
             plan.keys = [Some(file), Some(directory).filter(|directory| *directory != file)];
             plan.entry = Some(entry);
+            plan.objects = [source, target];
         }
     }
     Ok(Look::Forward { plan, guard })
@@ -250,15 +289,30 @@ fn create_mode(cursor: &mut Cursor<'_>) -> Result<CreateMode, Malformed> {
     }
 }
 
-fn handle<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Malformed> {
-    cursor.opaque(NFS3_FHSIZE, "file handle")
+/// Reads a handle: its key, and what it names if it may be one of ours.
+fn handle(cursor: &mut Cursor<'_>) -> Result<(Key, Option<Object>), Malformed> {
+    // Behind the length.
+    let start = cursor.at() + 4;
+    let bytes = cursor.opaque(NFS3_FHSIZE, "file handle")?;
+    let object = (bytes.len() == HANDLE).then_some(Object {
+        handle: start,
+        name: None,
+        id: None,
+    });
+    Ok((digest(bytes), object))
 }
 
-/// Reads `diropargs3`: the keys of the directory and of the entry in it.
-fn entry(cursor: &mut Cursor<'_>) -> Result<(Key, Key), Malformed> {
-    let directory = handle(cursor)?;
+/// Reads `diropargs3`: the keys of the directory and of the entry in it, and the two as an object.
+fn entry(cursor: &mut Cursor<'_>) -> Result<(Key, Key, Option<Object>), Malformed> {
+    let directory = cursor.clone().opaque(NFS3_FHSIZE, "file handle")?;
+    let (key, object) = handle(cursor)?;
+    let start = cursor.at() + 4;
     let name = cursor.opaque(MAX_NAME, "file name")?;
-    Ok((digest(directory), digest(&(directory, name))))
+    let object = object.map(|object| Object {
+        name: Some(start..start + name.len()),
+        ..object
+    });
+    Ok((key, digest(&(directory, name)), object))
 }
 
 fn digest<T: Hash + ?Sized>(value: &T) -> u64 {
@@ -267,15 +321,24 @@ fn digest<T: Hash + ?Sized>(value: &T) -> u64 {
     hasher.finish()
 }
 
-/// The LOOKUP of what a rewritten CREATE names, with the same transaction id and credential: `diropargs3` is all of
-/// LOOKUP's arguments and the first of CREATE's.
-pub(super) fn lookup_for(create: &[u8], named: &Range<usize>) -> Vec<u8> {
+/// The LOOKUP of a directory entry that a call names, with the call's transaction id and credential. `named` is where its
+/// `diropargs3` is, which is all of LOOKUP's arguments.
+pub(super) fn lookup_for(call: &[u8], arguments: usize, named: &Range<usize>) -> Vec<u8> {
     // Mark, xid, message type, RPC version, program and version come before the procedure.
     const PROCEDURE: usize = MARK + 5 * 4;
-    let mut lookup = create[..named.end].to_vec();
+    let mut lookup = call[..arguments].to_vec();
     lookup[PROCEDURE..PROCEDURE + 4].copy_from_slice(&(NFS_PROGRAM::NFSPROC3_LOOKUP as u32).to_be_bytes());
+    lookup.extend_from_slice(&call[named.clone()]);
     set_mark(&mut lookup);
     lookup
+}
+
+impl Object {
+    /// Where the `diropargs3` is that names it: handle and name with their lengths, padded.
+    pub(super) fn arguments(&self) -> Option<Range<usize>> {
+        let name = self.name.as_ref()?;
+        Some(self.handle - 4..name.start + name.len().next_multiple_of(4))
+    }
 }
 
 /// Appends an XDR value; into memory that can't fail.

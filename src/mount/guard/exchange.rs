@@ -22,6 +22,7 @@ use super::buffers::Buffers;
 use super::call::{Identity, Key, Plan};
 use super::client::Client;
 use super::memory::{Absent, Replies};
+use super::nodes::Nodes;
 use super::order::{Order, Ticket};
 use super::procedure::{Effect, Procedure};
 use super::record::MAX_RECORD;
@@ -49,6 +50,8 @@ pub(super) struct Call {
     pub(super) plan: Plan,
     /// How often its connection was lost after some of it may have been sent. Whether it was executed is then unknown.
     pub(super) losses: u32,
+    /// Whether the name in it (the first, where there are two) was known to exist when it came.
+    pub(super) known: bool,
     ticket: Ticket,
     received: Instant,
     _room: OwnedSemaphorePermit,
@@ -85,7 +88,7 @@ pub(super) enum Fate {
 
 /// What a free path does next.
 pub(super) enum Next {
-    Call(Call),
+    Call(Box<Call>),
     /// Wait for a call here; closed when the path is not needed any longer.
     Wait(oneshot::Receiver<Call>),
     /// The path leads to an rclone that has been replaced.
@@ -116,6 +119,8 @@ struct State {
 /// See the module's text.
 pub(super) struct Exchange {
     state: Mutex<State>,
+    /// May be locked while `state` is, not the other way round.
+    nodes: Mutex<Nodes>,
     observer: Arc<dyn Observer>,
     /// Where paths run: the handle may be used on any thread.
     runtime: runtime::Handle,
@@ -159,6 +164,7 @@ impl Exchange {
                 replies: Replies::default(),
                 absent: Absent::default(),
             }),
+            nodes: Mutex::new(Nodes::new()),
             observer,
             runtime: runtime::Handle::current(),
             request_room: Arc::new(Semaphore::new(permits(REQUEST_ROOM) as usize)),
@@ -173,11 +179,16 @@ impl Exchange {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the kernel's handles stand for.
+    pub(super) fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a call from a connection of the kernel.
     pub(super) fn submit(
         self: &Arc<Self>,
         record: Vec<u8>,
-        plan: Plan,
+        mut plan: Plan,
         room: OwnedSemaphorePermit,
         client: &Arc<Client>,
     ) -> Submitted {
@@ -208,10 +219,12 @@ impl Exchange {
             },
         );
         let may_run = state.order.enter(ticket, plan.keys);
+        let known = self.nodes().recognise(&mut plan, &record);
         let call = Call {
             record,
             plan,
             losses: 0,
+            known,
             ticket,
             received,
             _room: room,
@@ -327,7 +340,7 @@ impl Exchange {
         if !state.held
             && let Some(call) = state.ready.pop_front()
         {
-            return Next::Call(call);
+            return Next::Call(Box::new(call));
         }
         let (job, wait) = oneshot::channel();
         state.idle.push(Idle {
@@ -419,6 +432,7 @@ impl Exchange {
     // What the handle does.
 
     pub(super) fn set_upstream(self: &Arc<Self>, upstream: SocketAddr) {
+        self.nodes().renew();
         let state = &mut *self.state();
         state.upstream = upstream;
         state.generation += 1;
@@ -462,6 +476,10 @@ impl Exchange {
             .values()
             .map(|waiting| waiting.since.elapsed())
             .max()
+    }
+
+    pub(super) fn known(&self) -> usize {
+        self.nodes().len()
     }
 
     pub(super) fn paths(&self) -> usize {

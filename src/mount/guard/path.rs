@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nfs3_types::nfs3::{NFS_PROGRAM, nfsstat3};
+use nfs3_types::nfs3::nfsstat3;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -16,11 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{sleep, timeout};
 
 use super::buffers::LARGE;
-use super::call::lookup_for;
 use super::exchange::{Call, Exchange, Fate, Next, closed, permits};
 use super::procedure::Procedure;
 use super::record::{MARK, RecordReader};
 use super::reply::{self, Outcome};
+use super::translate::translate;
 
 /// How long connecting may take. On loopback only a server that accepts nothing takes longer than no time at all.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,13 +28,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-struct Path {
+pub(super) struct Path {
     id: u64,
     generation: u64,
     replaced: watch::Receiver<u64>,
     reader: RecordReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
-    reply: Vec<u8>,
+    pub(super) reply: Vec<u8>,
     /// What a large `reply` takes of the room for replies, until it is written.
     reply_room: Option<OwnedSemaphorePermit>,
 }
@@ -130,11 +130,11 @@ impl Path {
     }
 
     /// Carries one call there and its reply back. False when the path has broken.
-    async fn forward(&mut self, exchange: &Arc<Exchange>, call: Call) -> bool {
+    async fn forward(&mut self, exchange: &Arc<Exchange>, mut call: Call) -> bool {
         let mut replaced = self.replaced.clone();
         let result = tokio::select! {
             biased;
-            result = self.transact(exchange, &call) => result,
+            result = self.transact(exchange, &mut call) => result,
             _ = replaced.changed() => Err(io::Error::other("rclone was replaced")),
         };
         let outcome = match result {
@@ -175,36 +175,28 @@ impl Path {
     }
 
     /// Sends the call and leaves what the kernel is to get in `self.reply`.
-    async fn transact(&mut self, exchange: &Exchange, call: &Call) -> io::Result<Outcome> {
-        let plan = &call.plan;
-        let outcome = self
-            .round_trip(exchange, &call.record, plan.identity.0, plan.procedure)
-            .await?;
-        match (outcome, &plan.rewritten) {
-            // UNCHECKED succeeds on a file that is there. The kernel finds that out with a LOOKUP of its own, which also
-            // checks permissions and does not tell watchers of a new file; but not where it holds the name for absent.
-            (Outcome::Failed(nfsstat3::NFS3ERR_EXIST), Some(named))
-                if plan.entry.is_some_and(|entry| exchange.is_absent(entry)) =>
-            {
-                let exists = self.reply.clone();
-                let lookup = Procedure::of(NFS_PROGRAM::NFSPROC3_LOOKUP);
-                let request = lookup_for(&call.record, named);
-                self.round_trip(exchange, &request, plan.identity.0, lookup).await?;
-                let created = reply::created(&self.reply, lookup);
-                let outcome = if created.is_some() { Outcome::Ok } else { outcome };
-                self.reply = created.unwrap_or(exists);
-                Ok(outcome)
+    async fn transact(&mut self, exchange: &Exchange, call: &mut Call) -> io::Result<Outcome> {
+        let (xid, procedure) = (call.plan.identity.0, call.plan.procedure);
+        let epoch = exchange.nodes().epoch();
+        let mut again = false;
+        let outcome = loop {
+            if let Err(status) = self.address(exchange, call).await? {
+                self.reply = reply::failure(xid, procedure, status);
+                return Ok(Outcome::Failed(status));
             }
-            // Sent before and possibly executed then: what was to go is gone.
-            (Outcome::Failed(nfsstat3::NFS3ERR_NOENT), _) if call.losses > 0 && plan.procedure.frees_space() => {
-                self.reply = reply::failure(plan.identity.0, plan.procedure, nfsstat3::NFS3_OK);
-                Ok(Outcome::Ok)
+            let outcome = self.round_trip(exchange, &call.record, xid, procedure).await?;
+            if again || !exchange.nodes().disown(outcome, &call.plan) {
+                break outcome;
             }
-            _ => Ok(outcome),
-        }
+            again = true;
+        };
+        let outcome = self.settle(exchange, call, outcome).await?;
+        translate(&mut self.reply, &call.plan, &call.record, &mut exchange.nodes(), epoch);
+        Ok(outcome)
     }
 
-    async fn round_trip(
+    /// One call there, one reply back, in `self.reply`.
+    pub(super) async fn round_trip(
         &mut self,
         exchange: &Exchange,
         request: &[u8],
@@ -232,7 +224,7 @@ impl Path {
     /// Waits for the next call. `None` when the path has broken or is not needed.
     async fn next(&mut self, exchange: &Arc<Exchange>) -> Option<Call> {
         let mut wait = match exchange.next(self.id, self.generation) {
-            Next::Call(call) => return Some(call),
+            Next::Call(call) => return Some(*call),
             Next::Wait(wait) => wait,
             Next::End => return None,
         };

@@ -18,6 +18,8 @@ pub(super) enum Effect {
 pub(super) enum Scope {
     /// Nothing that matters here: never waits for another call.
     Free,
+    /// A file handle; never waits.
+    FreeObject,
     /// A file handle; one call at a time for each.
     Object,
     /// A directory and a name in it; never waits.
@@ -68,12 +70,12 @@ pub(super) static OTHER: Procedure = foreign("other");
 /// The procedures by number.
 static NFS: [Procedure; 22] = [
     foreign("null"),
-    nfs("getattr", Effect::Reads, Scope::Free, 0),
+    nfs("getattr", Effect::Reads, Scope::FreeObject, 0),
     nfs("setattr", Effect::Sets, Scope::Object, 2),
     nfs("lookup", Effect::Reads, Scope::FreeEntry, 1),
-    nfs("access", Effect::Reads, Scope::Free, 1),
-    nfs("readlink", Effect::Reads, Scope::Free, 1),
-    nfs("read", Effect::Reads, Scope::Free, 1),
+    nfs("access", Effect::Reads, Scope::FreeObject, 1),
+    nfs("readlink", Effect::Reads, Scope::FreeObject, 1),
+    nfs("read", Effect::Reads, Scope::FreeObject, 1),
     nfs("write", Effect::Sets, Scope::Object, 2),
     nfs("create", Effect::Once, Scope::Entry, 2),
     nfs("mkdir", Effect::Once, Scope::Entry, 2),
@@ -83,11 +85,11 @@ static NFS: [Procedure; 22] = [
     nfs("rmdir", Effect::Once, Scope::Entry, 2),
     nfs("rename", Effect::Once, Scope::TwoEntries, 4),
     nfs("link", Effect::Once, Scope::Link, 3),
-    nfs("readdir", Effect::Reads, Scope::Free, 1),
-    nfs("readdirplus", Effect::Reads, Scope::Free, 1),
-    nfs("fsstat", Effect::Reads, Scope::Free, 1),
-    nfs("fsinfo", Effect::Reads, Scope::Free, 1),
-    nfs("pathconf", Effect::Reads, Scope::Free, 1),
+    nfs("readdir", Effect::Reads, Scope::FreeObject, 1),
+    nfs("readdirplus", Effect::Reads, Scope::FreeObject, 1),
+    nfs("fsstat", Effect::Reads, Scope::FreeObject, 1),
+    nfs("fsinfo", Effect::Reads, Scope::FreeObject, 1),
+    nfs("pathconf", Effect::Reads, Scope::FreeObject, 1),
     nfs("commit", Effect::Reads, Scope::Object, 2),
 ];
 

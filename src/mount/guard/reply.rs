@@ -1,6 +1,8 @@
 //! Replies: building the guard's own, and reading how a forwarded call ended.
 
-use nfs3_types::nfs3::{CREATE3res, CREATE3resok, NFS3_FHSIZE, Nfs3Option, ftype3, nfs_fh3, nfsstat3, post_op_attr};
+use nfs3_types::nfs3::{
+    CREATE3res, CREATE3resok, NFS3_FHSIZE, Nfs3Option, fattr3, ftype3, nfs_fh3, nfsstat3, post_op_attr,
+};
 use nfs3_types::nfs3::{post_op_fh3, wcc_data};
 use nfs3_types::rpc::{RPC_VERSION_2, accept_stat, accept_stat_data, accepted_reply, msg_body, msg_type};
 use nfs3_types::rpc::{opaque_auth, rejected_reply, reply_body, reply_stat, rpc_msg};
@@ -104,6 +106,44 @@ pub(super) fn outcome(record: &[u8], procedure: &Procedure) -> Outcome {
     open(record, procedure).map_or(Outcome::Rpc("MALFORMED"), |(outcome, _)| outcome)
 }
 
+/// How the call ended, and where in the record its results begin.
+pub(super) fn results(record: &[u8], procedure: &Procedure) -> Option<(Outcome, usize)> {
+    open(record, procedure)
+        .ok()
+        .map(|(outcome, cursor)| (outcome, cursor.at()))
+}
+
+/// What a LOOKUP found: rclone's handle, and the attributes if there were any.
+pub(super) fn found<'a>(lookup: &'a [u8], procedure: &Procedure) -> Option<(&'a [u8], Option<fattr3>)> {
+    let (Outcome::Ok, mut cursor) = open(lookup, procedure).ok()? else {
+        return None;
+    };
+    let handle = cursor.opaque(NFS3_FHSIZE, "file handle").ok()?;
+    let attributes: post_op_attr = cursor.value("attributes").ok()?;
+    match attributes {
+        Nfs3Option::Some(attributes) => Some((handle, Some(attributes))),
+        Nfs3Option::None => Some((handle, None)),
+    }
+}
+
+/// The handle in the reply of a MKDIR (or CREATE) that succeeded.
+pub(super) fn made<'a>(record: &'a [u8], procedure: &Procedure) -> Option<&'a [u8]> {
+    let (Outcome::Ok, mut cursor) = open(record, procedure).ok()? else {
+        return None;
+    };
+    let follows: u32 = cursor.value("handle follows").ok()?;
+    (follows == 1).then(|| cursor.opaque(NFS3_FHSIZE, "file handle").ok())?
+}
+
+/// The root's handle in the reply of MOUNT's MNT.
+pub(super) fn root<'a>(record: &'a [u8], procedure: &Procedure) -> Option<&'a [u8]> {
+    let (Outcome::Ok, mut cursor) = open(record, procedure).ok()? else {
+        return None;
+    };
+    let status: u32 = cursor.value("status").ok()?;
+    (status == 0).then(|| cursor.opaque(NFS3_FHSIZE, "file handle").ok())?
+}
+
 /// The outcome, and a cursor at the results that follow it.
 fn open<'a>(record: &'a [u8], procedure: &Procedure) -> Result<(Outcome, Cursor<'a>), Malformed> {
     let mut cursor = Cursor::new(record, MARK + 2 * 4);
@@ -128,10 +168,11 @@ fn open<'a>(record: &'a [u8], procedure: &Procedure) -> Result<(Outcome, Cursor<
 }
 
 /// The reply of a CREATE that found its file there, made from the reply of a LOOKUP for it: what RFC 1813 section 3.3.8
-/// says of UNCHECKED. The attributes of the call are the initial ones of a new file and don't apply.
+/// says of UNCHECKED. The attributes of the call are the initial ones of a new file and don't apply. MKDIR's has the same
+/// form.
 ///
-/// `None` unless the LOOKUP found a regular file: opening anything else is the kernel's business.
-pub(super) fn created(lookup: &[u8], procedure: &Procedure) -> Option<Vec<u8>> {
+/// `None` unless the LOOKUP found an object of that kind: opening anything else is the kernel's business.
+pub(super) fn created(lookup: &[u8], procedure: &Procedure, kind: ftype3) -> Option<Vec<u8>> {
     let xid = xid(lookup).ok()?;
     let (Outcome::Ok, mut cursor) = open(lookup, procedure).ok()? else {
         return None;
@@ -140,7 +181,7 @@ pub(super) fn created(lookup: &[u8], procedure: &Procedure) -> Option<Vec<u8>> {
     let obj_attributes: post_op_attr = cursor.value("attributes").ok()?;
     let after: post_op_attr = cursor.value("directory attributes").ok()?;
     match &obj_attributes {
-        Nfs3Option::Some(attributes) if attributes.type_ == ftype3::NF3REG => {}
+        Nfs3Option::Some(attributes) if attributes.type_ == kind => {}
         _ => return None,
     }
     let obj = post_op_fh3::Some(nfs_fh3 {

@@ -5,7 +5,9 @@ mod content;
 mod control;
 mod messages;
 mod paths;
+mod restart;
 mod rig;
+mod store;
 
 use super::call as calls;
 use messages::*;

@@ -25,7 +25,7 @@ proptest! {
         for number in 0..22 {
             let procedure = Procedure::of(NFS_PROGRAM::try_from(number).unwrap());
             let _ = reply::outcome(&record, procedure);
-            let _ = reply::created(&record, procedure);
+            let _ = reply::created(&record, procedure, ftype3::NF3REG);
         }
         let _ = reply::xid(&record);
     }
