@@ -289,6 +289,8 @@ pub struct Limits {
     pub outage_limit: Option<Duration>,
     /// An upload waiting longer than this makes the tenant not ready. Default 60 s.
     pub uploads_max_age: Duration,
+    /// An upload waiting longer than this makes the mount read-only. `None` (0): never. Default 15 min.
+    pub uploads_read_only_age: Option<Duration>,
     /// Restarts of one service for one cause inside `restart_window`. Default 10.
     pub restart_budget: u32,
     /// See `restart_budget`. Default 300 s.

@@ -434,6 +434,16 @@ pub(super) static KEYS: &[Key] = &[
         "An upload that waits longer makes the tenant not ready.",
     ),
     key(
+        "limits.uploads_read_only_age",
+        Kind::Duration {
+            min: SECOND,
+            max: 30 * DAY,
+            zero: true,
+        },
+        Default::Value("15m"),
+        "An upload that waits longer makes the mount read-only until it is stored. At least `limits.uploads_max_age`; 0: never.",
+    ),
+    key(
         "limits.restart_budget",
         Kind::Count { min: 0, max: 1000 },
         Default::Value("10"),

@@ -34,6 +34,8 @@ pub enum Action {
     Fence,
     /// The bucket is back: upload now instead of at the end of the retry delay.
     ExpireQueue,
+    /// Refuse whatever changes the mount, or no longer → `MountEvent::Mode`
+    SetReadOnly(bool),
     /// Start the app → `Started` or `Failed`, then `Ready`; `Exited` and `Gone` at the end.
     StartApp,
     /// TERM to the app's group.

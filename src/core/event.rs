@@ -103,6 +103,13 @@ pub enum MountEvent {
     Exited(String),
     /// A health round ended.
     Health(MountHealth),
+    /// `Action::SetReadOnly` ended.
+    Mode {
+        /// What was asked for.
+        read_only: bool,
+        /// Why it could not be done.
+        result: Result<(), String>,
+    },
 }
 
 /// One health round.
@@ -112,6 +119,25 @@ pub struct MountHealth {
     pub stuck: Option<String>,
     /// The upload queue, if rclone told.
     pub queue: Option<Queue>,
+    /// The cache's disk, if it could be asked.
+    pub room: Option<Room>,
+}
+
+/// Room for new writes on the cache's disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Free for us.
+    pub available: u64,
+    /// Taken by cached files that are stored, so that rclone can evict them.
+    pub evictable: u64,
+}
+
+impl Room {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.available.saturating_add(self.evictable)
+    }
 }
 
 /// The upload queue as rclone tells it.
@@ -129,6 +155,8 @@ pub struct Queue {
     pub failing: u64,
     /// Failed attempts seen since the last round.
     pub new_failures: u64,
+    /// Why the last attempt that failed did, in rclone's words.
+    pub why: Option<String>,
 }
 
 /// The app.

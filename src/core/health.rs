@@ -56,6 +56,7 @@ impl State {
                     ..
                 } => reasons.push(format!("app_down: the app ended by itself: {words}")),
                 AppState::Off if !self.index.is_usable() => {}
+                AppState::Off | AppState::Ending { .. } | AppState::Waiting { .. } if self.holds_app(self.now) => {}
                 _ => reasons.push(format!(
                     "app_down: {}",
                     self.app.last_error.as_deref().unwrap_or("the app is not running")
@@ -64,13 +65,7 @@ impl State {
             if let Some((words, _)) = &self.mounter.stuck {
                 reasons.push(format!("mount_stuck: {words}"));
             }
-            if self.queue.files > 0 && self.queue.oldest >= self.policy.uploads_max_age {
-                reasons.push(format!(
-                    "uploads_late: {} file(s) wait, the oldest for {} s",
-                    self.queue.files,
-                    self.queue.oldest.as_secs()
-                ));
-            }
+            reasons.extend(self.pressure_reasons());
         }
         if !self.is_stopping() {
             let error = self.storage.last_error.as_deref().unwrap_or("no answer");
@@ -171,6 +166,8 @@ impl State {
                 oldest_seconds: self.queue.oldest.as_secs_f64(),
                 failing: self.queue.failing,
                 failures_total: self.upload_failures,
+                read_only: self.pressure.is_read_only(),
+                room_bytes: self.pressure.room.map(|room| room.total()),
             },
             index: IndexState {
                 outbox: self.index.backlog.transactions,
@@ -201,7 +198,7 @@ impl State {
         match &self.stage {
             Stage::Preparing | Stage::Leasing => "waiting",
             Stage::Mounting => "starting",
-            Stage::Serving if self.mounter.stuck.is_some() => "degraded",
+            Stage::Serving if self.mounter.stuck.is_some() || self.pressure.is_read_only() => "degraded",
             Stage::Serving => "ready",
             Stage::Recovering(_) | Stage::Waiting { .. } => "recovering",
             Stage::Stopping(_) => "stopping",

@@ -25,7 +25,7 @@ impl State {
             .take()
             .map_or(Duration::ZERO, |since| now.saturating_sub(since));
         match self.stage {
-            Stage::Mounting | Stage::Serving => {}
+            Stage::Mounting | Stage::Serving => self.pressure.mounter_gone(&self.queue, now),
             // A stop or a recovery under way deals with a mounter that dies meanwhile.
             _ => return Vec::new(),
         }
@@ -141,8 +141,12 @@ impl State {
                     by_itself: Some((code, words)),
                     ran,
                     ..
-                } => self.app_ended(code, words, ran, now),
-                _ => self.start_app_when_possible(now),
+                } => {
+                    let mut actions = self.app_ended(code, words, ran, now);
+                    actions.extend(self.apply_pressure(now));
+                    actions
+                }
+                _ => self.apply_pressure(now),
             },
             _ => Vec::new(),
         }

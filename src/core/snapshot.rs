@@ -125,6 +125,12 @@ pub struct Uploads {
     /// Failed upload attempts seen since the start (metrics).
     #[serde(default)]
     pub failures_total: u64,
+    /// Is the mount read-only because they do not get through?
+    #[serde(default)]
+    pub read_only: bool,
+    /// Bytes of room for new writes on the cache's disk; `None` before the first look.
+    #[serde(default)]
+    pub room_bytes: Option<u64>,
 }
 
 /// The index.

@@ -8,6 +8,7 @@ use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
 use crate::core::policy::Policy;
+use crate::core::pressure::Pressure;
 use crate::core::snapshot::Phase;
 use crate::core::stop::Stop;
 
@@ -145,6 +146,12 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Does it not answer, or refuse our key?
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down_since.or(self.rejected_since).is_some()
+    }
+
     /// Seconds of outage so far, the present one included.
     #[must_use]
     pub fn outage_at(&self, now: Duration) -> Duration {
@@ -169,6 +176,7 @@ pub struct State {
     pub(super) database: Watched,
     pub(super) index: Index,
     pub(super) queue: Queue,
+    pub(super) pressure: Pressure,
     pub(super) upload_failures: u64,
     pub(super) ever_ready: bool,
     pub(super) stop_began: Option<Duration>,
@@ -211,6 +219,7 @@ impl State {
             database: Watched::default(),
             index: Index::new(backoff(3)),
             queue: Queue::default(),
+            pressure: Pressure::default(),
             upload_failures: 0,
             ever_ready: false,
             stop_began: None,
@@ -261,7 +270,9 @@ impl State {
         match &self.app.state {
             AppState::Starting { since } => due.push(*since + self.policy.app_start_timeout),
             AppState::Ending { kill_at: Some(at), .. } => due.push(*at),
-            AppState::Waiting { until } if self.stage == Stage::Serving => due.push(*until),
+            AppState::Waiting { until } if self.stage == Stage::Serving && !self.holds_app(self.now) => {
+                due.push(*until)
+            }
             _ => {}
         }
         if !self.is_stopping() {

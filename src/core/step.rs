@@ -91,13 +91,14 @@ impl State {
                 self.mounter.stuck = None;
                 self.mounter.probing = false;
                 self.mounter.next_probe = now + BUSY_QUEUE_INTERVAL;
+                self.pressure.mount_ready();
                 observe(
                     &mut self.storage,
                     &Ok(Duration::ZERO),
                     now,
                     self.policy.storage_interval,
                 );
-                self.start_app_when_possible(now)
+                self.apply_pressure(now)
             }
             MountEvent::Ready => Vec::new(),
             MountEvent::Failed(failure) => self.mount_failed("launch", failure, now),
@@ -107,13 +108,17 @@ impl State {
                 self.mount_failed("exited", failure, now)
             }
             MountEvent::Health(health) => self.mount_probed(health, now),
+            MountEvent::Mode { read_only, result } => self.mount_mode_changed(read_only, result, now),
         }
     }
 
     fn mount_probed(&mut self, health: MountHealth, now: Duration) -> Vec<Action> {
         self.mounter.probing = false;
-        if let Some(queue) = health.queue {
+        if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
+            if let Some(since) = self.mounter.ready_since {
+                queue.oldest = self.pressure.true_age(&queue, since, now);
+            }
             self.queue = queue;
         }
         let busy = self.queue.files > 0 || health.stuck.is_some();
@@ -126,9 +131,10 @@ impl State {
         if self.stage != Stage::Serving {
             return Vec::new();
         }
+        let mut actions = self.observe_pressure(health.room, now);
         let Some(words) = health.stuck else {
             self.mounter.stuck = None;
-            return Vec::new();
+            return actions;
         };
         let count = self.mounter.stuck.as_ref().map_or(0, |(_, n)| *n) + 1;
         self.mounter.stuck = Some((words.clone(), count));
@@ -136,14 +142,15 @@ impl State {
         let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
         if count >= STUCK_PROBES && bucket_answers {
             let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
-            return self.mount_failed("stuck", failure, now);
+            actions.extend(self.mount_failed("stuck", failure, now));
         }
-        Vec::new()
+        actions
     }
 
     /// Starts the app if mount and index are there and it does not run.
     pub(super) fn start_app_when_possible(&mut self, now: Duration) -> Vec<Action> {
-        if self.stage == Stage::Serving && self.index.is_usable() && self.app.state == AppState::Off {
+        let ready = self.stage == Stage::Serving && self.index.is_usable();
+        if ready && self.app.state == AppState::Off && !self.holds_app(now) {
             self.start_app(now)
         } else {
             Vec::new()
@@ -241,7 +248,7 @@ impl State {
                 ));
                 actions.push(Action::KillApp);
             }
-            AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving => {
+            AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving && !self.holds_app(now) => {
                 actions.extend(self.start_app(now));
             }
             _ => {}

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::selftest;
+use super::{mode, selftest};
 
 /// What a probe can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,15 @@ pub enum Kind {
     Detach,
     /// The truncation self-test (see `selftest`).
     SelfTest,
+    /// A bind remount that makes the mount read-only (see `mode`).
+    ReadOnly,
+    /// The same, writable again.
+    Writable,
 }
 
 impl Kind {
     /// How many kinds there are.
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 8;
 
     const ALL: [(Kind, &'static str); Kind::COUNT] = [
         (Kind::Statvfs, "statvfs"),
@@ -44,6 +48,8 @@ impl Kind {
         (Kind::Unmount, "unmount"),
         (Kind::Detach, "detach"),
         (Kind::SelfTest, "selftest"),
+        (Kind::ReadOnly, "read-only"),
+        (Kind::Writable, "writable"),
     ];
 
     /// The word on the command line.
@@ -187,6 +193,8 @@ fn run(kind: Kind, path: &Path) -> Result<(), Failure> {
         Kind::Unmount => unmount(path, false),
         Kind::Detach => unmount(path, true),
         Kind::SelfTest => selftest::run(path),
+        Kind::ReadOnly => mode::remount(path, true),
+        Kind::Writable => mode::remount(path, false),
     }
 }
 

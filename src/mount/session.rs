@@ -208,6 +208,12 @@ impl Session {
         self.0.log.upload_failures()
     }
 
+    /// Why the last upload that failed did, in rclone's words.
+    #[must_use]
+    pub fn upload_failure(&self) -> Option<String> {
+        self.0.log.upload_failure()
+    }
+
     /// rclone's last serious log lines.
     #[must_use]
     pub fn last_words(&self) -> Vec<String> {

@@ -228,6 +228,12 @@ impl Scrape {
             "Upload attempts that failed",
             [([], uploads.failures_total)],
         )?;
+        let read_only = f64::from(u8::from(uploads.read_only));
+        let help = "1 while the mount is read-only because uploads do not get through or the cache is full";
+        out.gauge("mount_read_only", None, help, [([], read_only)])?;
+        let room = uploads.room_bytes.map(|bytes| ([], bytes as f64));
+        let help = "Room for new writes on the disk of the cache; none before the first look";
+        out.gauge("cache_room", Some(Unit::Bytes), help, room)?;
         let index = &self.snapshot.index;
         let help = "Transactions committed locally and not yet in the database";
         out.gauge("index_outbox_transactions", None, help, [([], index.outbox as f64)])?;

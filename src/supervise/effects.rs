@@ -37,6 +37,8 @@ pub struct Shared {
     pub app: Cell<Option<Group>>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
+    /// The lease is lost: nothing makes the mount writable again.
+    pub fenced: Cell<bool>,
 }
 
 impl Shared {
@@ -75,6 +77,7 @@ impl Effects {
             upload_failures: Cell::default(),
             app: Cell::default(),
             served: Cell::default(),
+            fenced: Cell::default(),
         };
         Effects {
             shared: Rc::new(shared),
@@ -97,6 +100,7 @@ impl Effects {
             Action::CompareIndex => spawn(shipping::compare(shared)),
             Action::Fence => leasing::fence(&shared),
             Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
+            Action::SetReadOnly(read_only) => spawn(mounting::set_read_only(shared, read_only)),
             Action::StartApp => spawn(application::start(shared)),
             Action::TerminateApp => application::signal(&shared, nix::sys::signal::Signal::SIGTERM),
             Action::KillApp => application::signal(&shared, nix::sys::signal::Signal::SIGKILL),

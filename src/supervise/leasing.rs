@@ -147,6 +147,7 @@ pub(super) fn lease_failure(error: &LeaseError) -> Failure {
 
 /// `Action::Fence`
 pub fn fence(shared: &Shared) {
+    shared.fenced.set(true);
     if let Some(session) = shared.session()
         && let Some(guard) = session.guard()
     {

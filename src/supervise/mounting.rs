@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue};
+use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
+use crate::core::pressure::LEAST_RESERVE;
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
 use crate::supervise::application;
 use crate::supervise::effects::Shared;
@@ -99,16 +100,48 @@ pub async fn probe(shared: Rc<Shared>) {
             oldest: Duration::from_secs_f64(uploads.oldest_seconds),
             failing: uploads.failing,
             new_failures,
+            why: session.upload_failure(),
         }
     });
+    let room = room(&shared, queue.as_ref().map_or(0, |queue| queue.bytes)).await;
     if health.verdict == Verdict::MounterDead {
         return shared.send(Event::Mount(MountEvent::Exited(health.detail)));
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
-    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue })));
+    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue, room })));
     application::save_projects(&shared).await;
     settle_deletions(&shared, CANCELLED_UPLOAD).await;
+}
+
+/// The cache's disk. `unsent` bytes of the cache cannot be evicted.
+async fn room(shared: &Shared, unsent: u64) -> Option<Room> {
+    let mount = &shared.config.mount;
+    let (cache_dir, plenty) = (
+        mount.cache_dir.clone(),
+        mount.cache_min_free_bytes.max(LEAST_RESERVE) * 2,
+    );
+    let asked = tokio::task::spawn_blocking(move || crate::mount::room(&cache_dir, unsent, plenty)).await;
+    match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(room) => Some(room),
+        Err(error) => {
+            tracing::debug!(
+                event = "cache_disk",
+                "the cache's disk cannot be asked for its room: {error}"
+            );
+            None
+        }
+    }
+}
+
+/// `Action::SetReadOnly`
+pub async fn set_read_only(shared: Rc<Shared>, read_only: bool) {
+    let Some(session) = shared.session() else { return };
+    if shared.fenced.get() {
+        return;
+    }
+    let result = session.set_read_only(read_only).await;
+    shared.send(Event::Mount(MountEvent::Mode { read_only, result }));
 }
 
 /// `Action::ExpireQueue`

@@ -5,25 +5,25 @@ use crate::core::snapshot::Phase;
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
-fn outage() -> Event {
+pub(super) fn outage() -> Event {
     Event::Storage(Err(Failure::new(Exit::Unavailable, "bucket notes: connection refused")))
 }
 
 fn stuck() -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
         stuck: Some("no answer within 5 s".into()),
-        queue: None,
+        ..MountHealth::default()
     }))
 }
 
-fn healthy(queue: Queue) -> Event {
+pub(super) fn healthy(queue: Queue) -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
-        stuck: None,
         queue: Some(queue),
+        ..MountHealth::default()
     }))
 }
 
-fn kinds(actions: &[Action]) -> Vec<&'static str> {
+pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
     actions
         .iter()
         .map(|a| match a {
@@ -40,6 +40,8 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::Fence => "fence",
             Action::DrainIndex { .. } => "drain-index",
             Action::ExpireQueue => "expire",
+            Action::SetReadOnly(true) => "read-only",
+            Action::SetReadOnly(false) => "writable",
             Action::StartApp => "start-app",
             Action::TerminateApp => "term-app",
             Action::KillApp => "kill-app",

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::event::{
-    Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, MountHealth, Queue, ShipFailure, Shipped,
+    Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, MountHealth, Queue, Room, ShipFailure, Shipped,
 };
 use crate::exit::Exit;
 
@@ -23,13 +23,21 @@ fn any_event() -> impl Strategy<Value = Event> {
         has_index,
         found_pending: 1,
     });
-    let health = (any::<bool>(), 0u64..5, 0u64..200).prop_map(|(stuck, files, oldest)| MountHealth {
+    let health = (any::<bool>(), 0u64..5, 0u64..2000, 0u64..600).prop_map(|(stuck, files, oldest, free)| MountHealth {
         stuck: stuck.then(|| "silent".into()),
         queue: Some(Queue {
             files,
             oldest: Duration::from_secs(oldest),
             ..Queue::default()
         }),
+        room: Some(Room {
+            available: free << 20,
+            evictable: 0,
+        }),
+    });
+    let mode = (any::<bool>(), any::<bool>()).prop_map(|(read_only, ok)| MountEvent::Mode {
+        read_only,
+        result: if ok { Ok(()) } else { Err("busy".into()) },
     });
     prop_oneof![
         1 => Just(Event::Timer),
@@ -40,7 +48,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => Just(Event::Mount(MountEvent::Ready)),
         1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::Failed(f))),
         1 => Just(Event::Mount(MountEvent::Exited("x".into()))),
-        1 => health.prop_map(|h| Event::Mount(MountEvent::Health(h))),
+        2 => health.prop_map(|h| Event::Mount(MountEvent::Health(h))),
+        2 => mode.prop_map(Event::Mount),
         1 => Just(Event::App(AppEvent::Started { pid: 2 })),
         4 => Just(Event::App(AppEvent::Ready)),
         1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into() })),
@@ -99,7 +108,7 @@ proptest! {
         let mut life = Life::new(policy());
         let (mut launched, mut finished, mut stopping) = (false, 0, None);
         let (mut leased, mut database, mut fenced) = (false, false, false);
-        let mut unmounted = false;
+        let (mut unmounted, mut read_only) = (false, false);
         for (event, millis) in steps {
             let mut actions = life.pass(Duration::from_millis(millis));
             let stop_requested = matches!(event, Event::StopSignal(_));
@@ -118,14 +127,22 @@ proptest! {
                         prop_assert!(!launched, "a second mounter");
                         prop_assert!(leased || !database, "a mount without the lease");
                         launched = true;
-                        unmounted = false;
+                        (unmounted, read_only) = (false, false);
                     }
                     Action::Unmount { .. } => unmounted = true,
                     Action::TerminateMounter => launched = false,
                     Action::Drain { .. } if life.state.driver() == Some(Driver::Nfs) => {
                         prop_assert!(unmounted, "nfs: drained before the unmount");
                     }
-                    Action::StartApp => prop_assert!(launched && !unmounted, "the app without a mount"),
+                    Action::SetReadOnly(wanted) => {
+                        prop_assert!(launched && !unmounted && !fenced, "a mount that is not there changed its mode");
+                        read_only = wanted;
+                    }
+                    Action::StartApp => {
+                        prop_assert!(launched && !unmounted, "the app without a mount");
+                        let basic_memory = life.state.prepared.as_ref().is_some_and(|p| p.has_index);
+                        prop_assert!(!basic_memory || !read_only, "basic-memory on a read-only mount");
+                    }
                     Action::Fence => fenced = true,
                     Action::ShipIndex | Action::ReseedIndex | Action::CompareIndex | Action::DrainIndex { .. } => {
                         prop_assert!(leased && !fenced, "{:?} without the lease", action);

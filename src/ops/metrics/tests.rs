@@ -34,6 +34,8 @@ fn exactly_the_documented_families() {
             "tenant_uploads_queued_bytes gauge",
             "tenant_uploads_oldest_seconds gauge",
             "tenant_upload_failures_total counter",
+            "tenant_mount_read_only gauge",
+            "tenant_cache_room_bytes gauge",
             "tenant_index_outbox_transactions gauge",
             "tenant_index_lag_seconds gauge",
             "tenant_storage_probe_seconds gauge",
