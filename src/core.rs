@@ -9,6 +9,7 @@
 //! | `state`, `step` | start-up order, serving, what each event means |
 //! | `recover` | a dead or stuck mounter, a dead app: restart, backoff, budget |
 //! | `index` | the lease, when the index is opened, shipped and repaired |
+//! | `keys` | when the keys are asked for again, and when rclone gets new ones |
 //! | `pressure` | when nothing more is accepted, and what that means for the app |
 //! | `stop` | the stop phases under one deadline |
 //! | `health` | ready or not and why; the snapshot |
@@ -19,6 +20,7 @@ pub mod backoff;
 pub mod event;
 pub mod health;
 pub mod index;
+pub mod keys;
 pub mod policy;
 pub mod pressure;
 pub mod recover;

@@ -9,6 +9,7 @@ mod effects;
 pub mod finish;
 mod identity;
 mod indexing;
+mod keys;
 mod leasing;
 mod mounting;
 mod prepare;
@@ -107,7 +108,7 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
 }
 
 /// The signals that mean something. The three stops mean the same (Fly's default is INT, Docker's TERM); USR1 asks for the
-/// full check of the index; HUP and USR2, whose default would end the supervisor, mean nothing.
+/// full check of the index; HUP for new keys; USR2, whose default would end the supervisor, means nothing.
 struct Signals {
     check: Signal,
     hangup: Signal,
@@ -136,7 +137,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return Event::StopSignal("SIGINT"),
                 _ = self.quit.recv() => return Event::StopSignal("SIGQUIT"),
                 _ = self.check.recv() => return Event::CheckIndex,
-                _ = self.hangup.recv() => tracing::info!(event = "signal", "SIGHUP means nothing to a tenant: ignored"),
+                _ = self.hangup.recv() => return Event::AskKeys("SIGHUP"),
                 _ = self.user.recv() => tracing::info!(event = "signal", "SIGUSR2 means nothing to a tenant: ignored"),
             }
         }

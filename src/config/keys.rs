@@ -428,6 +428,12 @@ pub(super) static KEYS: &[Key] = &[
         "A bucket outage longer than this ends in a clean stop with exit code 69.",
     ),
     key(
+        "limits.rejected_limit",
+        duration(SECOND, DAY),
+        Default::Value("60s"),
+        "A key that is refused for this long, although new ones were asked for, ends in a clean stop with exit code 77.",
+    ),
+    key(
         "limits.uploads_max_age",
         duration(SECOND, DAY),
         Default::Value("60s"),

@@ -9,6 +9,8 @@ use crate::core::verdict::Cause;
 pub enum Action {
     /// Fetch credentials, check preconditions → `Event::Prepared`.
     Prepare,
+    /// Ask the source of the keys again and take what it has → `Event::Keys`
+    FetchKeys,
     /// Clear stale mounts, start the mounter → `Launched`, then `Ready`, or `Failed`; `Exited` at any later time.
     LaunchMount {
         /// Not ready after this long is a failure.

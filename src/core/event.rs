@@ -38,6 +38,10 @@ pub enum Event {
     StopSignal(&'static str),
     /// Somebody wants the index compared with the database, whole (USR1).
     CheckIndex,
+    /// There may be new keys, and who says so.
+    AskKeys(&'static str),
+    /// `Action::FetchKeys` ended.
+    Keys(Result<KeysAnswer, Failure>),
     /// Credentials fetched and preconditions checked.
     Prepared(Result<Prepared, Failure>),
     /// The mounter and the mount.
@@ -65,6 +69,19 @@ pub struct Prepared {
     pub has_index: bool,
     /// Files an earlier life on this disk had not stored; this life finishes them.
     pub found_pending: usize,
+    /// The keys stop working after this long; `None`: nobody said so.
+    pub keys_valid_for: Option<Duration>,
+}
+
+/// What the source of the keys answered. They are in use already, but for rclone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeysAnswer {
+    /// The bucket's key is another one, and opens the bucket.
+    pub storage: bool,
+    /// The database's token is another one.
+    pub index: bool,
+    /// They stop working after this long; `None`: nobody said so.
+    pub valid_for: Option<Duration>,
 }
 
 /// How the bucket is mounted. The stop order depends on it.

@@ -25,7 +25,7 @@ use crate::core::event::{
 };
 use crate::core::policy::OUTAGE_PROBE_INTERVAL;
 use crate::core::state::{AppState, Stage, State};
-use crate::core::step::{REJECTED_LIMIT, observe};
+use crate::core::step::observe;
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
@@ -343,13 +343,18 @@ impl State {
     fn database_is_down(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
         let was_down = self.database.down_since.is_some() || self.database.rejected_since.is_some();
         observe(&mut self.database, &Err(failure.clone()), now, Duration::ZERO);
-        match self.database.rejected_since {
-            Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
-                self.begin_stop(Cause::Failure(failure), now)
-            }
-            _ if was_down => Vec::new(),
-            _ => vec![Action::Say(Level::Warn, "database_down", failure.words)],
+        let mut actions = Vec::new();
+        if !was_down {
+            actions.push(Action::Say(Level::Warn, "database_down", failure.words.clone()));
         }
+        match self.database.rejected_since {
+            Some(since) if now.saturating_sub(since) >= self.policy.rejected_limit => {
+                actions.extend(self.begin_stop(Cause::Failure(failure), now));
+            }
+            Some(_) => actions.extend(self.keys_refused(now)),
+            None => {}
+        }
+        actions
     }
 
     fn not_shipped(&mut self, failure: ShipFailure, now: Duration) -> Vec<Action> {
@@ -432,6 +437,13 @@ impl State {
             Action::Say(Level::Error, "index_rebuilt", words),
             Action::RebuildIndex,
         ])
+    }
+
+    /// Ask the database as soon as nothing else is being asked.
+    pub(super) fn index_wants_attention(&mut self, now: Duration) {
+        if self.index.broken.is_none() {
+            self.index.next = now;
+        }
     }
 
     /// When [`State::index_timers`] has something to do.

@@ -24,6 +24,8 @@ pub struct Policy {
     pub stop_timeout: Duration,
     /// `limits.outage_limit`
     pub outage_limit: Option<Duration>,
+    /// `limits.rejected_limit`
+    pub rejected_limit: Duration,
     /// `limits.uploads_max_age`
     pub uploads_max_age: Duration,
     /// `limits.uploads_read_only_age`, at least `uploads_max_age`; `None`: never.
@@ -67,6 +69,7 @@ impl Policy {
             start_timeout: config.limits.start_timeout,
             stop_timeout: config.limits.stop_timeout,
             outage_limit: config.limits.outage_limit,
+            rejected_limit: config.limits.rejected_limit,
             uploads_max_age: config.limits.uploads_max_age,
             uploads_read_only_age: config
                 .limits

@@ -29,6 +29,9 @@ impl State {
             // A stop or a recovery under way deals with a mounter that dies meanwhile.
             _ => return Vec::new(),
         }
+        if failure.exit == Exit::Refused && self.mounter.ever_ready {
+            return self.mount_refused(failure, ran, now);
+        }
         let permanent = matches!(failure.exit, Exit::Refused | Exit::Config | Exit::Machine);
         if permanent || !self.mounter.ever_ready {
             return self.begin_stop(Cause::Failure(failure), now);
@@ -54,6 +57,35 @@ impl State {
                 actions
             }
         }
+    }
+
+    /// The bucket refuses the key of a tenant that was ready before: perhaps there is a new one.
+    fn mount_refused(&mut self, failure: Failure, ran: Duration, now: Duration) -> Vec<Action> {
+        self.storage.down_since = None;
+        let since = *self.storage.rejected_since.get_or_insert(now);
+        self.storage.last_error = Some(failure.words.clone());
+        if now.saturating_sub(since) >= self.policy.rejected_limit {
+            return self.begin_stop(Cause::Failure(failure), now);
+        }
+        if let Verdict::Retry(delay) = self.mounter.backoff.failed("refused", now, ran, false) {
+            self.mounter.retry_delay = delay;
+        }
+        let mut actions = self.keys_refused(now);
+        actions.extend(self.recover_app(now));
+        actions
+    }
+
+    /// Nothing failed: rclone is replaced on purpose, by the same way as after a failure.
+    pub(super) fn restart_mounter(&mut self, cause: &'static str, words: &str, now: Duration) -> Vec<Action> {
+        *self.mounter.restarts.entry(cause).or_default() += 1;
+        self.mounter.last_error = Some(words.to_owned());
+        self.mounter.retry_delay = Duration::ZERO;
+        self.mounter.ready_since = None;
+        self.mounter.stuck = None;
+        self.pressure.mounter_gone(&self.queue, now);
+        let mut actions = vec![Action::Say(Level::Info, "mounter_replaced", words.to_owned())];
+        actions.extend(self.recover_app(now));
+        actions
     }
 
     fn recover_app(&mut self, now: Duration) -> Vec<Action> {

@@ -7,6 +7,7 @@ use crate::core::action::Action;
 use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
+use crate::core::keys::Keys;
 use crate::core::policy::Policy;
 use crate::core::pressure::Pressure;
 use crate::core::snapshot::Phase;
@@ -177,6 +178,7 @@ pub struct State {
     pub(super) index: Index,
     pub(super) queue: Queue,
     pub(super) pressure: Pressure,
+    pub(super) keys: Keys,
     pub(super) upload_failures: u64,
     pub(super) ever_ready: bool,
     pub(super) stop_began: Option<Duration>,
@@ -220,6 +222,7 @@ impl State {
             index: Index::new(backoff(3)),
             queue: Queue::default(),
             pressure: Pressure::default(),
+            keys: Keys::default(),
             upload_failures: 0,
             ever_ready: false,
             stop_began: None,
@@ -276,6 +279,7 @@ impl State {
             _ => {}
         }
         if !self.is_stopping() {
+            due.extend(self.keys.ask_at());
             if self.storage.used && !self.storage.probing {
                 due.push(self.storage.next_probe);
             }

@@ -10,9 +10,6 @@ use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
-/// A key that is refused for this long ends the tenant: it is not a hiccup of the store.
-pub(super) const REJECTED_LIMIT: Duration = Duration::from_secs(60);
-
 impl State {
     /// Takes one event at `now` (time since the start) and says what to do.
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Action> {
@@ -24,6 +21,14 @@ impl State {
             Event::Timer => Vec::new(),
             Event::StopSignal(name) => self.stop_signal(name, now),
             Event::CheckIndex => self.check_index(now),
+            Event::AskKeys(why) => {
+                let mut actions = self.ask_for_keys(now);
+                if !actions.is_empty() {
+                    actions.push(Action::Say(Level::Info, "keys", format!("{why}: the keys are asked for again")));
+                }
+                actions
+            }
+            Event::Keys(answer) => self.keys_answered(answer, now),
             Event::Prepared(result) => self.prepared(result, now),
             Event::Mount(event) => self.mount_event(event, now),
             Event::App(event) => self.app_event(event, now),
@@ -57,6 +62,7 @@ impl State {
                 self.storage.used = true;
                 self.storage.next_probe = now + self.policy.storage_interval;
                 self.database.used = prepared.has_database;
+                self.keys.taken(prepared.keys_valid_for, now);
                 self.prepared = Some(prepared);
                 actions.extend(self.begin_index(now));
                 actions
@@ -67,6 +73,7 @@ impl State {
     pub(super) fn launch_mount(&mut self, now: Duration) -> Vec<Action> {
         self.stage = Stage::Mounting;
         self.mounter.launched = true;
+        self.keys_handed_over();
         let within = if self.mounter.ever_ready {
             self.policy.start_timeout
         } else {
@@ -132,7 +139,12 @@ impl State {
             return Vec::new();
         }
         let mut actions = self.observe_pressure(health.room, now);
-        let Some(words) = health.stuck else {
+        let refused = State::uploads_refused(&self.queue);
+        if refused {
+            actions.extend(self.keys_refused(now));
+        }
+        actions.extend(self.replace_mounter_for_keys(refused || self.storage.rejected_since.is_some(), now));
+        let Some(words) = health.stuck.filter(|_| self.stage == Stage::Serving) else {
             self.mounter.stuck = None;
             return actions;
         };
@@ -195,13 +207,20 @@ impl State {
                 ),
             ],
             Ok(_) => Vec::new(),
-            Err(failure) if !was_down => vec![Action::Say(Level::Warn, "tenant", failure.words)],
-            Err(failure) => match self.storage.rejected_since {
-                Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
-                    self.begin_stop(Cause::Failure(failure), now)
+            Err(failure) => {
+                let mut actions = Vec::new();
+                if !was_down {
+                    actions.push(Action::Say(Level::Warn, "tenant", failure.words.clone()));
                 }
-                _ => Vec::new(),
-            },
+                match self.storage.rejected_since {
+                    Some(since) if now.saturating_sub(since) >= self.policy.rejected_limit => {
+                        actions.extend(self.begin_stop(Cause::Failure(failure), now));
+                    }
+                    Some(_) => actions.extend(self.keys_refused(now)),
+                    None => {}
+                }
+                actions
+            }
         }
     }
 
@@ -258,6 +277,7 @@ impl State {
                 self.storage.probing = true;
                 actions.push(Action::ProbeStorage);
             }
+            actions.extend(self.keys_timers(now));
             actions.extend(self.index_timers(now));
             if let (Some(since), Some(limit)) = (self.storage.down_since, self.policy.outage_limit)
                 && since + limit <= now

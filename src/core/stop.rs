@@ -47,6 +47,9 @@ pub enum StopPhase {
     Mounter,
 }
 
+/// A drain with a key that the bucket refuses: one try for each file.
+const REFUSED_DRAIN: Duration = Duration::from_secs(5);
+
 const FENCED: [StopPhase; 3] = [StopPhase::Mounter, StopPhase::App, StopPhase::Unmount];
 const NFS: [StopPhase; 6] = [
     StopPhase::App,
@@ -140,9 +143,14 @@ impl State {
             StopPhase::Sync if mounted => vec![Action::Sync {
                 within: (left / 4).min(Duration::from_secs(10)),
             }],
-            StopPhase::Drain if mounted => vec![Action::Drain {
-                within: left.saturating_sub(VERDICT_RESERVE),
-            }],
+            StopPhase::Drain if mounted => {
+                let within = left.saturating_sub(VERDICT_RESERVE);
+                // A refused key uploads nothing, however long it is tried.
+                let refused = self.storage.rejected_since.is_some();
+                vec![Action::Drain {
+                    within: if refused { within.min(REFUSED_DRAIN) } else { within },
+                }]
+            }
             StopPhase::Unmount if self.mounter.launched => {
                 vec![Action::Unmount {
                     within: (left / 4).min(Duration::from_secs(5)),

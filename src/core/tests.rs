@@ -1,6 +1,7 @@
 //! The core in virtual time: scripted lives of a tenant, and random ones.
 
 mod index;
+mod keys;
 mod life;
 mod pressure;
 mod random;
@@ -21,6 +22,7 @@ pub fn policy() -> Policy {
         start_timeout: Duration::from_secs(12),
         stop_timeout: Duration::from_secs(110),
         outage_limit: None,
+        rejected_limit: Duration::from_secs(60),
         uploads_max_age: Duration::from_secs(60),
         uploads_read_only_age: Some(Duration::from_secs(900)),
         cache_max_bytes: 1 << 30,
@@ -115,6 +117,7 @@ impl Life {
             has_database: false,
             has_index: true,
             found_pending: 0,
+            keys_valid_for: None,
         })))
     }
 

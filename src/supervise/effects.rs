@@ -15,7 +15,7 @@ use crate::mount::{Claim, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{Keys, application, finish, indexing, leasing, mounting, prepare, shipping};
+use crate::supervise::{Keys, application, finish, indexing, keys, leasing, mounting, prepare, shipping};
 
 /// What the effects share. One thread: `Rc` and `RefCell`, never borrowed across an await.
 pub struct Shared {
@@ -89,6 +89,7 @@ impl Effects {
         let shared = Rc::clone(&self.shared);
         match action {
             Action::Prepare => spawn(prepare::prepare(shared)),
+            Action::FetchKeys => spawn(keys::fetch(shared)),
             Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
             Action::ProbeMount => spawn(mounting::probe(shared)),
             Action::ProbeStorage => spawn(prepare::probe_storage(shared)),

@@ -79,7 +79,7 @@ pub async fn take_lease(shared: Rc<Shared>) {
                     _ => String::new(),
                 }
             );
-            finish_lease(&shared, indexing, &tenant.bucket, granted, latency).await
+            finish_lease(&shared, indexing, &tenant.bucket(), granted, latency).await
         }
         Err(LeaseError::Held { holder, expires_in }) => Err(LeaseRefusal::Held { holder, expires_in }),
         Err(error) => Err(LeaseRefusal::Failed(lease_failure(&error))),

@@ -43,7 +43,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     };
     let plan = Plan {
         mount: mount.clone(),
-        storage: tenant.bundle.storage.clone(),
+        storage: tenant.bundle.borrow().storage.clone(),
         driver: tenant.driver,
         uid: tenant.owner.0,
         gid: tenant.owner.1,

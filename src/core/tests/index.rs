@@ -15,6 +15,7 @@ fn with_database(driver: Driver) -> Event {
         has_database: true,
         has_index: true,
         found_pending: 0,
+        keys_valid_for: None,
     }))
 }
 

@@ -29,6 +29,7 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
         .map(|a| match a {
             Action::Prepare => "prepare",
             Action::LaunchMount { .. } => "launch",
+            Action::FetchKeys => "fetch-keys",
             Action::ProbeMount => "probe-mount",
             Action::ProbeStorage => "probe-storage",
             Action::TakeLease => "take-lease",

@@ -36,6 +36,7 @@ fn with_command(driver: Driver) -> Life {
         has_database: false,
         has_index: false,
         found_pending: 0,
+        keys_valid_for: None,
     })));
     life.on(Event::Mount(MountEvent::Ready));
     life.on(Event::App(AppEvent::Ready));

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::event::{
-    Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, MountHealth, Queue, Room, ShipFailure, Shipped,
+    Backlog, Failure, IndexEvent, IndexOpened, KeysAnswer, LeaseRefusal, LeaseTaken, MountHealth, Queue, Room, ShipFailure, Shipped,
 };
 use crate::exit::Exit;
 
@@ -22,6 +22,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         has_database,
         has_index,
         found_pending: 1,
+        keys_valid_for: has_database.then_some(Duration::from_secs(90)),
     });
     let health = (any::<bool>(), 0u64..5, 0u64..2000, 0u64..600).prop_map(|(stuck, files, oldest, free)| MountHealth {
         stuck: stuck.then(|| "silent".into()),
@@ -39,10 +40,17 @@ fn any_event() -> impl Strategy<Value = Event> {
         read_only,
         result: if ok { Ok(()) } else { Err("busy".into()) },
     });
+    let keys = (any::<bool>(), any::<bool>(), prop::option::of(0u64..100)).prop_map(|(storage, index, valid)| KeysAnswer {
+        storage,
+        index,
+        valid_for: valid.map(Duration::from_secs),
+    });
     prop_oneof![
         1 => Just(Event::Timer),
         1 => Just(Event::StopSignal("SIGTERM")),
         1 => Just(Event::CheckIndex),
+        1 => Just(Event::AskKeys("SIGHUP")),
+        2 => prop::result::maybe_ok(keys, failure.clone()).prop_map(Event::Keys),
         1 => prop::result::maybe_ok(prepared, failure.clone()).prop_map(Event::Prepared),
         1 => Just(Event::Mount(MountEvent::Launched { pid: 1 })),
         4 => Just(Event::Mount(MountEvent::Ready)),
