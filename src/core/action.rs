@@ -32,6 +32,12 @@ pub enum Action {
     ReseedIndex,
     /// Compare local file and database row by row → `IndexEvent::Compared`
     CompareIndex,
+    /// Connections from before a suspension lead nowhere.
+    DropConnections,
+    /// SIGSTOP to rclone: it uploads nothing.
+    PauseMounter,
+    /// SIGCONT to rclone.
+    ResumeMounter,
     /// Another machine has the lease: nothing on the mount may be changed any more.
     Fence,
     /// The bucket is back: upload now instead of at the end of the retry delay.

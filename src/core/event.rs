@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::core::clocks::Away;
 use crate::exit::Exit;
 
 /// Something that went wrong, in the words an operator reads.
@@ -11,6 +12,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What failed, for which object, why, what to do next. Never a secret.
     pub words: String,
+    /// The other side asks us to slow down (503 SlowDown, 429).
+    pub slow_down: bool,
 }
 
 impl Failure {
@@ -19,6 +22,15 @@ impl Failure {
         Failure {
             exit,
             words: words.into(),
+            slow_down: false,
+        }
+    }
+
+    /// The other side works, and has had enough of us for now.
+    pub fn slow_down(words: impl Into<String>) -> Self {
+        Failure {
+            slow_down: true,
+            ..Failure::new(Exit::Unavailable, words)
         }
     }
 
@@ -38,6 +50,8 @@ pub enum Event {
     StopSignal(&'static str),
     /// Somebody wants the index compared with the database, whole (USR1).
     CheckIndex,
+    /// This machine was away.
+    Resumed(Away),
     /// There may be new keys, and who says so.
     AskKeys(&'static str),
     /// `Action::FetchKeys` ended.
@@ -172,6 +186,8 @@ pub struct Queue {
     pub failing: u64,
     /// Failed attempts seen since the last round.
     pub new_failures: u64,
+    /// Of these, because the store asks us to slow down.
+    pub new_slow_downs: u64,
     /// Why the last attempt that failed did, in rclone's words.
     pub why: Option<String>,
 }
@@ -194,6 +210,8 @@ pub enum AppEvent {
         code: u8,
         /// "exit code 3", "killed by SIGSEGV", …
         words: String,
+        /// The kernel killed it for memory.
+        out_of_memory: bool,
     },
     /// Main process and whole process group are gone.
     Gone,

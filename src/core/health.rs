@@ -69,11 +69,16 @@ impl State {
         }
         if !self.is_stopping() {
             let error = self.storage.last_error.as_deref().unwrap_or("no answer");
-            if self.storage.down_since.is_some() {
+            if self.storage.slow_down {
+                reasons.push(format!("storage_slow_down: {error}"));
+            } else if self.storage.down_since.is_some() {
                 reasons.push(format!("storage_unreachable: {error}"));
             } else if self.storage.rejected_since.is_some() {
                 reasons.push(format!("storage_rejected: {error}"));
             }
+        }
+        if !self.is_stopping() {
+            reasons.extend(self.resume_reasons());
         }
         reasons.extend(self.index_reasons());
         if reasons.is_empty() && self.stage == Stage::Leasing {
@@ -186,6 +191,8 @@ impl State {
             operations: BTreeMap::new(),
             changes: Changes::default(),
             totals: Totals {
+                resumes: self.totals_resumed,
+                slow_downs: self.totals_slow_downs,
                 outage_seconds: [("storage", &self.storage), ("database", &self.database)]
                     .into_iter()
                     .map(|(name, watched)| (name.to_owned(), watched.outage_at(now).as_secs_f64()))

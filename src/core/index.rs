@@ -24,6 +24,7 @@ use crate::core::event::{
     Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, Prepared, ShipFailure, Shipped,
 };
 use crate::core::policy::OUTAGE_PROBE_INTERVAL;
+use crate::core::resume::Recheck;
 use crate::core::state::{AppState, Stage, State};
 use crate::core::step::observe;
 use crate::core::verdict::Cause;
@@ -239,6 +240,10 @@ impl State {
     }
 
     fn lease_taken(&mut self, taken: LeaseTaken, now: Duration) -> Vec<Action> {
+        // Nothing gives a lost lease back.
+        if self.index.lease == LeaseState::Lost {
+            return Vec::new();
+        }
         self.index.lease = LeaseState::Held { epoch: taken.epoch };
         self.index.position = Some(taken.position);
         self.index.next = now + self.policy.lease_ttl / 3;
@@ -323,7 +328,10 @@ impl State {
         let Some(latency) = shipped.latency else {
             return Vec::new();
         };
-        self.database_answers(latency, now)
+        // Every request to the database carries the lease's epoch, and fails when it is another's.
+        let mut actions = self.lease_rechecked();
+        actions.extend(self.database_answers(latency, now));
+        actions
     }
 
     fn database_answers(&mut self, latency: Duration, now: Duration) -> Vec<Action> {
@@ -413,6 +421,8 @@ impl State {
         let words = format!(
             "another machine ({holder}) has taken this tenant's lease; this one stops without uploading. Run one machine per tenant"
         );
+        // rclone may be stopped, and stays so until it is killed.
+        self.recheck = Recheck::default();
         let mut actions = vec![Action::Say(Level::Error, "lease_lost", words.clone()), Action::Fence];
         actions.extend(self.begin_stop(Cause::Failure(Failure::new(Exit::Refused, words)), now));
         actions

@@ -55,7 +55,9 @@ impl Keys {
         self.ask_at = valid_for.map(|time| {
             let early = (time / 10).clamp(EARLY.0, EARLY.1);
             // Keys that live for seconds are asked for all the time, but not in a loop.
-            now + time.saturating_sub(early).max(ASK_PAUSE.min(time / 2).max(Duration::from_secs(1)))
+            now + time
+                .saturating_sub(early)
+                .max(ASK_PAUSE.min(time / 2).max(Duration::from_secs(1)))
         });
     }
 }
@@ -143,10 +145,20 @@ impl State {
         let waited = now.saturating_sub(since);
         let drained = self.queue.files == 0 && waited > Duration::ZERO;
         if drained || refused || waited >= DRAIN_PATIENCE {
-            self.restart_mounter("keys", "rclone is started again with the new keys, on the same cache", now)
+            self.restart_mounter(
+                "keys",
+                "rclone is started again with the new keys, on the same cache",
+                now,
+            )
         } else {
             Vec::new()
         }
+    }
+
+    /// The machine slept for `asleep`, and the clocks of the keys did not.
+    pub(super) fn keys_older_by(&mut self, asleep: Duration, now: Duration) -> Vec<Action> {
+        self.keys.ask_at = self.keys.ask_at.map(|at| at.saturating_sub(asleep));
+        self.keys_timers(now)
     }
 
     /// A mounter is about to be launched: it gets the newest keys.
@@ -165,7 +177,12 @@ impl State {
 
     /// Do the uploads fail because the key may not write? Listing may still work, so no probe tells.
     pub(super) fn uploads_refused(queue: &Queue) -> bool {
-        const CODES: [&str; 4] = ["StatusCode: 403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
+        const CODES: [&str; 4] = [
+            "StatusCode: 403",
+            "AccessDenied",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+        ];
         let why = queue.why.as_deref().unwrap_or_default();
         queue.new_failures > 0 && CODES.iter().any(|code| why.contains(code))
     }

@@ -194,17 +194,19 @@ impl State {
             return self.begin_stop(Cause::AppEnded { code, words }, now);
         }
         self.app.last_error = Some(words.clone());
-        self.app.failed_starts += 1;
+        // Memory is not what a new index would mend.
+        self.app.failed_starts += u32::from(!self.app.out_of_memory);
         if let Some(actions) = self.rebuild_index_for_an_app_that_never_starts() {
             return actions;
         }
-        match self.app.backoff.failed("exited", now, ran, true) {
+        let cause = if self.app.out_of_memory { "oom" } else { "exited" };
+        match self.app.backoff.failed(cause, now, ran, true) {
             Verdict::Exhausted => {
                 let words = format!("the app ended too often; the last time: {words}");
                 self.begin_stop(Cause::Failure(Failure::new(Exit::Budget, words)), now)
             }
             Verdict::Retry(delay) => {
-                *self.app.restarts.entry("exited").or_default() += 1;
+                *self.app.restarts.entry(cause).or_default() += 1;
                 self.app.state = AppState::Waiting { until: now + delay };
                 vec![Action::Say(
                     Level::Error,

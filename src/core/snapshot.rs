@@ -193,4 +193,10 @@ pub struct Changes {
 pub struct Totals {
     /// Seconds unreachable, by dependency.
     pub outage_seconds: BTreeMap<String, f64>,
+    /// How often this machine came back from a suspension or a long stall.
+    #[serde(default)]
+    pub resumes: u64,
+    /// Answers of the bucket's store that asked us to slow down.
+    #[serde(default)]
+    pub slow_downs: u64,
 }

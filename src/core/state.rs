@@ -10,6 +10,7 @@ use crate::core::index::Index;
 use crate::core::keys::Keys;
 use crate::core::policy::Policy;
 use crate::core::pressure::Pressure;
+use crate::core::resume::Recheck;
 use crate::core::snapshot::Phase;
 use crate::core::stop::Stop;
 
@@ -117,6 +118,8 @@ pub struct App {
     pub ever_ready: bool,
     /// Ends in a row without having been ready.
     pub failed_starts: u32,
+    /// The kernel killed it for memory the last time it ended.
+    pub out_of_memory: bool,
     /// Restart bookkeeping.
     pub backoff: Backoff,
     /// Restarts by cause.
@@ -138,6 +141,8 @@ pub struct Watched {
     pub down_since: Option<Duration>,
     /// It answers, but refuses our key, since.
     pub rejected_since: Option<Duration>,
+    /// It asks us to slow down.
+    pub slow_down: bool,
     /// The last success: when, and how long it took.
     pub last_ok: Option<(Duration, Duration)>,
     /// The last failure in words, while it lasts.
@@ -179,6 +184,11 @@ pub struct State {
     pub(super) queue: Queue,
     pub(super) pressure: Pressure,
     pub(super) keys: Keys,
+    pub(super) recheck: Recheck,
+    /// How often this machine came back.
+    pub(super) totals_resumed: u64,
+    /// Answers of the store that asked us to slow down.
+    pub(super) totals_slow_downs: u64,
     pub(super) upload_failures: u64,
     pub(super) ever_ready: bool,
     pub(super) stop_began: Option<Duration>,
@@ -213,6 +223,7 @@ impl State {
                 pid: None,
                 ever_ready: false,
                 failed_starts: 0,
+                out_of_memory: false,
                 backoff: backoff(2),
                 restarts: BTreeMap::new(),
                 last_error: None,
@@ -223,6 +234,9 @@ impl State {
             queue: Queue::default(),
             pressure: Pressure::default(),
             keys: Keys::default(),
+            recheck: Recheck::default(),
+            totals_resumed: 0,
+            totals_slow_downs: 0,
             upload_failures: 0,
             ever_ready: false,
             stop_began: None,
@@ -265,7 +279,7 @@ impl State {
         let mut due = Vec::with_capacity(8);
         due.extend(self.index_deadline());
         match &self.stage {
-            Stage::Waiting { until } => due.push(*until),
+            Stage::Waiting { until } if !self.is_paused() => due.push(*until),
             Stage::Stopping(stop) => due.push(stop.deadline),
             Stage::Serving if !self.mounter.probing => due.push(self.mounter.next_probe),
             _ => {}

@@ -21,10 +21,15 @@ impl State {
             Event::Timer => Vec::new(),
             Event::StopSignal(name) => self.stop_signal(name, now),
             Event::CheckIndex => self.check_index(now),
+            Event::Resumed(away) => self.resumed(away, now),
             Event::AskKeys(why) => {
                 let mut actions = self.ask_for_keys(now);
                 if !actions.is_empty() {
-                    actions.push(Action::Say(Level::Info, "keys", format!("{why}: the keys are asked for again")));
+                    actions.push(Action::Say(
+                        Level::Info,
+                        "keys",
+                        format!("{why}: the keys are asked for again"),
+                    ));
                 }
                 actions
             }
@@ -123,6 +128,7 @@ impl State {
         self.mounter.probing = false;
         if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
+            self.totals_slow_downs += queue.new_slow_downs;
             if let Some(since) = self.mounter.ready_since {
                 queue.oldest = self.pressure.true_age(&queue, since, now);
             }
@@ -144,7 +150,10 @@ impl State {
             actions.extend(self.keys_refused(now));
         }
         actions.extend(self.replace_mounter_for_keys(refused || self.storage.rejected_since.is_some(), now));
-        let Some(words) = health.stuck.filter(|_| self.stage == Stage::Serving) else {
+        self.mount_rechecked();
+        // rclone that is stopped on purpose does not answer.
+        let judged = self.stage == Stage::Serving && !self.is_paused();
+        let Some(words) = health.stuck.filter(|_| judged) else {
             self.mounter.stuck = None;
             return actions;
         };
@@ -189,15 +198,31 @@ impl State {
                 Vec::new()
             }
             AppEvent::Failed(failure) => self.app_failed_to_start(failure, now),
-            AppEvent::Exited { code, words } => self.app_exited(code, words, now),
+            AppEvent::Exited {
+                code,
+                words,
+                out_of_memory,
+            } => {
+                self.app.out_of_memory = out_of_memory;
+                self.app_exited(code, words, now)
+            }
             AppEvent::Gone => self.app_gone(now),
         }
     }
 
     fn storage_probed(&mut self, result: Result<Duration, Failure>, now: Duration) -> Vec<Action> {
-        let was_down = self.storage.down_since.is_some() || self.storage.rejected_since.is_some();
+        let (was_down, was_slow) = (self.storage.is_down(), self.storage.slow_down);
         observe(&mut self.storage, &result, now, self.policy.storage_interval);
+        self.storage_rechecked();
+        if self.storage.slow_down {
+            self.totals_slow_downs += 1;
+            // Obeyed: asked less often than usual, and not by all tenants of a store at the same moment.
+            let jitter = fastrand::Rng::with_seed(self.policy.seed ^ u64::from(now.subsec_nanos())).f64();
+            self.storage.next_probe = now + self.policy.storage_interval.mul_f64(1.0 + jitter);
+        }
         match result {
+            // rclone's own delays know best when there is room again.
+            Ok(_) if was_slow => Vec::new(),
             Ok(_) if was_down => vec![
                 Action::ExpireQueue,
                 Action::Say(
@@ -236,7 +261,7 @@ impl State {
     fn timers(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         match &self.stage {
-            Stage::Waiting { until } if *until <= now => actions.extend(self.launch_mount(now)),
+            Stage::Waiting { until } if *until <= now && !self.is_paused() => actions.extend(self.launch_mount(now)),
             Stage::Stopping(stop) if stop.deadline <= now => {
                 return self.time_is_up("the stop deadline has passed", now);
             }
@@ -303,11 +328,13 @@ pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failur
                 dependency.outage_total += now.saturating_sub(since);
             }
             dependency.rejected_since = None;
+            dependency.slow_down = false;
             dependency.last_error = None;
             dependency.last_ok = Some((now, *latency));
             dependency.next_probe = now + interval;
         }
         Err(failure) => {
+            dependency.slow_down = failure.slow_down;
             if failure.is_outage() {
                 dependency.down_since.get_or_insert(now);
                 dependency.rejected_since = None;

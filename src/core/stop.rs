@@ -88,6 +88,7 @@ impl State {
         };
         let mounted = self.stage == Stage::Serving && self.mounter.ready_since.is_some();
         let mut actions = vec![Action::Say(level, "tenant", format!("stopping: {}", cause.words()))];
+        actions.extend(self.unpause());
         self.stop_began = Some(now);
         self.stage = Stage::Stopping(Stop {
             cause,

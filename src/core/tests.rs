@@ -5,6 +5,7 @@ mod keys;
 mod life;
 mod pressure;
 mod random;
+mod resume;
 
 use std::time::Duration;
 

@@ -34,6 +34,7 @@ struct Tail {
     serious: VecDeque<String>,
     upload_failures: u64,
     upload_failure: Option<String>,
+    slow_downs: u64,
 }
 
 impl LogTail {
@@ -57,6 +58,12 @@ impl LogTail {
         self.with(|tail| tail.upload_failures)
     }
 
+    /// Failed uploads whose reason was that the store asks to slow down.
+    #[must_use]
+    pub fn slow_downs(&self) -> u64 {
+        self.with(|tail| tail.slow_downs)
+    }
+
     /// Why the last upload that failed did.
     #[must_use]
     pub fn upload_failure(&self) -> Option<String> {
@@ -73,6 +80,7 @@ impl LogTail {
         self.with(|tail| {
             if let Some(why) = failed_upload(&line.message) {
                 tail.upload_failures += 1;
+                tail.slow_downs += u64::from(asks_to_slow_down(&why));
                 tail.upload_failure = Some(why);
             }
             if line.level >= Level::Error {
@@ -90,6 +98,12 @@ fn failed_upload(message: &str) -> Option<String> {
     let rest = message.split_once("vfs cache: failed to upload try")?.1;
     let why = rest.split_once(": ").map_or(rest, |(_, why)| why);
     Some(why.chars().take(200).collect())
+}
+
+/// S3 says 503 SlowDown, others 429. A 503 without a reason is a store with a problem, not one that has had enough.
+fn asks_to_slow_down(why: &str) -> bool {
+    const WORDS: [&str; 4] = ["SlowDown", "StatusCode: 429", "TooManyRequests", "Throttling"];
+    WORDS.iter().any(|word| why.contains(word))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

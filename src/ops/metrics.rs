@@ -171,6 +171,8 @@ impl Scrape {
             "Processes reaped that others left behind",
             [([], orphans)],
         )?;
+        let help = "Returns from a suspension or a stall of more than 5 s";
+        out.counter("resumes", None, help, [([], snapshot.totals.resumes)])?;
         let outages = &snapshot.totals.outage_seconds;
         let unknown = DEPENDENCIES
             .iter()
@@ -261,6 +263,9 @@ impl Scrape {
             help,
             probe(self.snapshot.database.latency_ms),
         )?;
+        let slow_downs = self.snapshot.totals.slow_downs;
+        let help = "Answers of the bucket's store that asked us to slow down";
+        out.counter("storage_slow_downs", None, help, [([], slow_downs)])?;
         let seen = self.snapshot.changes.seen.iter().take(LABELS);
         let seen = seen.map(|(kind, count)| ([("kind", kind.as_str())], *count));
         out.counter("remote_changes", None, "Changes made elsewhere that were seen", seen)?;

@@ -33,6 +33,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
+    /// Of these, because the store asked us to slow down.
+    pub slow_downs: Cell<u64>,
     /// The app's process group, while it runs.
     pub app: Cell<Option<Group>>,
     /// Was the mount ever ready in this life?
@@ -75,6 +77,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             upload_failures: Cell::default(),
+            slow_downs: Cell::default(),
             app: Cell::default(),
             served: Cell::default(),
             fenced: Cell::default(),
@@ -99,6 +102,9 @@ impl Effects {
             Action::ShipIndex => spawn(shipping::ship(shared)),
             Action::ReseedIndex => spawn(shipping::reseed(shared)),
             Action::CompareIndex => spawn(shipping::compare(shared)),
+            Action::DropConnections => keys::drop_connections(&shared),
+            Action::PauseMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGSTOP),
+            Action::ResumeMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGCONT),
             Action::Fence => leasing::fence(&shared),
             Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
             Action::SetReadOnly(read_only) => spawn(mounting::set_read_only(shared, read_only)),

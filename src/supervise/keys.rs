@@ -4,7 +4,7 @@
 //! for. A key that does not open the bucket is not taken, so that a mistake in a rotation changes nothing.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -90,6 +90,22 @@ fn same_key(a: &Storage, b: &Storage) -> bool {
 
 fn same_secret(a: Option<&SecretString>, b: Option<&SecretString>) -> bool {
     a.map(ExposeSecret::expose_secret) == b.map(ExposeSecret::expose_secret)
+}
+
+/// `Action::DropConnections`
+pub fn drop_connections(shared: &Shared) {
+    let Some(tenant) = shared.tenant() else { return };
+    let storage = tenant.bundle.borrow().storage.clone();
+    // It was connected with the same values before; a failure now would show at the next request.
+    if let Ok(bucket) = Bucket::connect(&storage, Timeouts::REPEATED) {
+        *tenant.bucket.borrow_mut() = bucket;
+    }
+    if let Some(indexing) = &tenant.index {
+        indexing.remote.reset();
+        // The clock of `answered` stands still while the machine sleeps: the lease must be asked for, not remembered.
+        let long_ago = Instant::now().checked_sub(indexing.claimant.ttl);
+        indexing.answered.set(long_ago.unwrap_or_else(Instant::now));
+    }
 }
 
 /// How long the keys of `bundle` work from now; `None` when nobody said so.

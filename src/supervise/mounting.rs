@@ -1,5 +1,6 @@
 //! The mount as effects: each drives one call of `mount` and tells the core how it ended.
 
+use std::os::unix::process::ExitStatusExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
 use crate::core::pressure::LEAST_RESERVE;
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
+use crate::process::oom::Kills;
 use crate::supervise::application;
 use crate::supervise::effects::Shared;
 
@@ -72,8 +74,13 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
 
 /// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
+    let kills = Kills::find();
+    let before = kills.as_ref().and_then(Kills::count);
     let status = session.exited().await;
     let mut words = status.to_string();
+    if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
+        words = format!("{words}; the kernel killed it for memory: give the machine more");
+    }
     if let Some(last) = session.last_words().last() {
         words = format!("{words}; its last words: {last}");
     }
@@ -83,7 +90,7 @@ async fn watch(shared: Rc<Shared>, session: Session) {
 /// `Action::ProbeMount`
 pub async fn probe(shared: Rc<Shared>) {
     let Some(session) = shared.session() else { return };
-    let failures_before = session.upload_failures();
+    let (failures_before, slow_downs_before) = (session.upload_failures(), session.slow_downs());
     let (health, queue) = tokio::join!(session.health(shared.config.health.mount_timeout), session.queue());
     if let Some(took) = health.statvfs {
         shared.metrics.operations.operation("probe_statvfs", took, None);
@@ -100,6 +107,9 @@ pub async fn probe(shared: Rc<Shared>) {
             oldest: Duration::from_secs_f64(uploads.oldest_seconds),
             failing: uploads.failing,
             new_failures,
+            new_slow_downs: session
+                .slow_downs()
+                .saturating_sub(shared.slow_downs.replace(slow_downs_before)),
             why: session.upload_failure(),
         }
     });
@@ -131,6 +141,13 @@ async fn room(shared: &Shared, unsent: u64) -> Option<Room> {
             );
             None
         }
+    }
+}
+
+/// `Action::PauseMounter` and `Action::ResumeMounter`
+pub fn signal(shared: &Shared, signal: nix::sys::signal::Signal) {
+    if let Some(session) = shared.session() {
+        session.signal(signal);
     }
 }
 

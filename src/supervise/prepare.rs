@@ -215,6 +215,9 @@ pub async fn probe_storage(shared: Rc<Shared>) {
     let result = tenant.bucket().probe().await;
     shared.send(Event::Storage(match result {
         Ok(probe) => Ok(probe.latency),
+        // A machine that was frozen wakes up with an old clock. That passes; it says nothing about the key.
+        Err(error @ StorageError::Clock { .. }) => Err(Failure::new(Exit::Unavailable, error.to_string())),
+        Err(error @ StorageError::SlowDown { .. }) => Err(Failure::slow_down(error.to_string())),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
     }));
 }

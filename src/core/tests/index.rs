@@ -312,6 +312,7 @@ fn an_app_that_never_becomes_ready_gets_a_new_index_once() {
         life.on(Event::App(AppEvent::Exited {
             code: 1,
             words: "exit code 1".into(),
+            out_of_memory: false,
         }));
         life.gone()
     };
@@ -332,6 +333,7 @@ fn an_app_that_never_becomes_ready_gets_a_new_index_once() {
         life.on(Event::App(AppEvent::Exited {
             code: 1,
             words: "exit code 1".into(),
+            out_of_memory: false,
         }));
         if life.gone().contains(&Action::RebuildIndex) {
             rebuilds += 1;

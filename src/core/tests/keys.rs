@@ -92,7 +92,10 @@ fn a_refused_key_is_asked_for_again_until_there_is_another() {
             life.on(busy());
         }
     }
-    assert!((5..=6).contains(&asked), "every five seconds, not {asked} times in 30 s");
+    assert!(
+        (5..=6).contains(&asked),
+        "every five seconds, not {asked} times in 30 s"
+    );
     life.on(Event::AskKeys("credentials.file has changed"));
     assert!(!has(&life.on(answer(true)), "expire"), "the old key uploads nothing");
     life.now += Duration::from_secs(1);
@@ -137,7 +140,11 @@ fn keys_are_asked_for_before_they_expire_and_again_when_nobody_answers() {
         }
         life.on(Event::Storage(Ok(Duration::from_millis(3))));
     }
-    assert_eq!(asked[..5], [900, 905, 915, 935, 975], "a tenth before the end, then less and less often");
+    assert_eq!(
+        asked[..5],
+        [900, 905, 915, 935, 975],
+        "a tenth before the end, then less and less often"
+    );
     assert!(!life.state.is_stopped());
 }
 
@@ -153,7 +160,12 @@ fn a_mounter_that_dies_while_its_key_is_refused_is_no_reason_to_end_at_once() {
     let refused = Failure::new(Exit::Refused, "bucket notes refuses the key");
     life.on(Event::Mount(MountEvent::Failed(refused.clone())));
     assert!(!life.done.iter().any(|action| matches!(action, Action::Finish(_))));
-    assert!(life.state.reasons().iter().any(|reason| reason.starts_with("storage_rejected")));
+    assert!(
+        life.state
+            .reasons()
+            .iter()
+            .any(|reason| reason.starts_with("storage_rejected"))
+    );
     life.end(PhaseEnd::Unmounted(Ok(())));
     life.end(PhaseEnd::MounterGone);
     life.now += Duration::from_secs(61);

@@ -38,6 +38,9 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::ShipIndex => "ship",
             Action::ReseedIndex => "reseed",
             Action::CompareIndex => "compare",
+            Action::DropConnections => "drop-connections",
+            Action::PauseMounter => "pause",
+            Action::ResumeMounter => "resume",
             Action::Fence => "fence",
             Action::DrainIndex { .. } => "drain-index",
             Action::ExpireQueue => "expire",
@@ -285,6 +288,7 @@ fn an_app_that_ends_is_restarted_or_ends_the_tenant_with_its_code() {
         Event::App(AppEvent::Exited {
             code: 3,
             words: "exit code 3".into(),
+            out_of_memory: false,
         })
     };
     assert_eq!(

@@ -140,10 +140,14 @@ fn basic_memory_is_ended_before_the_mount_is_read_only_and_started_after() {
     let mut life = Life::ready(Driver::Fuse, policy());
     assert_eq!(kinds(&life.on(waiting(900))), ["term-app"]);
     assert_eq!(codes(&life), ["uploads_late", "app_held"]);
-    assert!(kinds(&life.on(waiting(901))).is_empty(), "while it ends, it may still write");
+    assert!(
+        kinds(&life.on(waiting(901))).is_empty(),
+        "while it ends, it may still write"
+    );
     life.on(Event::App(AppEvent::Exited {
         code: 0,
         words: "exit code 0".into(),
+        out_of_memory: false,
     }));
     assert_eq!(kinds(&life.gone()), ["read-only"]);
     assert!(kinds(&life.on(mode(true, Ok(())))).is_empty());

@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::clocks::Away;
 use crate::core::event::{
-    Backlog, Failure, IndexEvent, IndexOpened, KeysAnswer, LeaseRefusal, LeaseTaken, MountHealth, Queue, Room, ShipFailure, Shipped,
+    Backlog, Failure, IndexEvent, IndexOpened, KeysAnswer, LeaseRefusal, LeaseTaken, MountHealth, Queue, Room,
+    ShipFailure, Shipped,
 };
 use crate::exit::Exit;
 
@@ -40,15 +42,20 @@ fn any_event() -> impl Strategy<Value = Event> {
         read_only,
         result: if ok { Ok(()) } else { Err("busy".into()) },
     });
-    let keys = (any::<bool>(), any::<bool>(), prop::option::of(0u64..100)).prop_map(|(storage, index, valid)| KeysAnswer {
-        storage,
-        index,
-        valid_for: valid.map(Duration::from_secs),
-    });
+    let keys =
+        (any::<bool>(), any::<bool>(), prop::option::of(0u64..100)).prop_map(|(storage, index, valid)| KeysAnswer {
+            storage,
+            index,
+            valid_for: valid.map(Duration::from_secs),
+        });
     prop_oneof![
         1 => Just(Event::Timer),
         1 => Just(Event::StopSignal("SIGTERM")),
         1 => Just(Event::CheckIndex),
+        2 => (0u64..60, 0u64..60).prop_map(|(stalled, asleep)| Event::Resumed(Away {
+            stalled: Duration::from_secs(stalled),
+            asleep: Duration::from_secs(asleep),
+        })),
         1 => Just(Event::AskKeys("SIGHUP")),
         2 => prop::result::maybe_ok(keys, failure.clone()).prop_map(Event::Keys),
         1 => prop::result::maybe_ok(prepared, failure.clone()).prop_map(Event::Prepared),
@@ -60,7 +67,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => mode.prop_map(Event::Mount),
         1 => Just(Event::App(AppEvent::Started { pid: 2 })),
         4 => Just(Event::App(AppEvent::Ready)),
-        1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into() })),
+        1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into(), out_of_memory: false })),
         2 => Just(Event::App(AppEvent::Gone)),
         1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure.clone()).prop_map(Event::Storage),
         4 => any_index_event(failure).prop_map(Event::Index),
@@ -116,12 +123,19 @@ proptest! {
         let mut life = Life::new(policy());
         let (mut launched, mut finished, mut stopping) = (false, 0, None);
         let (mut leased, mut database, mut fenced) = (false, false, false);
-        let (mut unmounted, mut read_only) = (false, false);
+        let (mut unmounted, mut read_only, mut changing, mut paused) = (false, false, false, false);
         for (event, millis) in steps {
             let mut actions = life.pass(Duration::from_millis(millis));
             let stop_requested = matches!(event, Event::StopSignal(_));
-            if let Event::Prepared(Ok(prepared)) = &event {
+            // A second answer is ignored.
+            if let (Event::Prepared(Ok(prepared)), None) = (&event, &life.state.prepared) {
                 database |= prepared.has_database;
+            }
+            if let Event::Mount(MountEvent::Mode { read_only: now, result }) = &event
+                && std::mem::take(&mut changing)
+                && result.is_ok()
+            {
+                read_only = *now;
             }
             leased |= matches!(event, Event::Index(IndexEvent::Lease(Ok(_))));
             actions.extend(life.on(event));
@@ -135,7 +149,8 @@ proptest! {
                         prop_assert!(!launched, "a second mounter");
                         prop_assert!(leased || !database, "a mount without the lease");
                         launched = true;
-                        (unmounted, read_only) = (false, false);
+                        prop_assert!(!paused, "a new rclone would upload without the lease");
+                        (unmounted, read_only, changing) = (false, false, false);
                     }
                     Action::Unmount { .. } => unmounted = true,
                     Action::TerminateMounter => launched = false,
@@ -144,14 +159,21 @@ proptest! {
                     }
                     Action::SetReadOnly(wanted) => {
                         prop_assert!(launched && !unmounted && !fenced, "a mount that is not there changed its mode");
-                        read_only = wanted;
+                        prop_assert!(!changing && wanted != read_only, "asked for twice");
+                        changing = true;
                     }
                     Action::StartApp => {
                         prop_assert!(launched && !unmounted, "the app without a mount");
                         let basic_memory = life.state.prepared.as_ref().is_some_and(|p| p.has_index);
-                        prop_assert!(!basic_memory || !read_only, "basic-memory on a read-only mount");
+                        prop_assert!(!basic_memory || !(read_only || changing), "basic-memory on a read-only mount");
                     }
                     Action::Fence => fenced = true,
+                    Action::PauseMounter => paused = true,
+                    Action::ResumeMounter => {
+                        prop_assert!(paused && !fenced, "rclone goes on without the lease");
+                        paused = false;
+                    }
+                    Action::Drain { .. } => prop_assert!(!paused, "a stopped rclone uploads nothing"),
                     Action::ShipIndex | Action::ReseedIndex | Action::CompareIndex | Action::DrainIndex { .. } => {
                         prop_assert!(leased && !fenced, "{:?} without the lease", action);
                     }

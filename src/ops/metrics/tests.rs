@@ -27,6 +27,7 @@ fn exactly_the_documented_families() {
             "tenant_phase gauge",
             "tenant_service_restarts_total counter",
             "tenant_orphans_reaped_total counter",
+            "tenant_resumes_total counter",
             "tenant_outage_seconds_total counter",
             "tenant_mount_operation_seconds histogram",
             "tenant_mount_operation_errors_total counter",
@@ -40,6 +41,7 @@ fn exactly_the_documented_families() {
             "tenant_index_lag_seconds gauge",
             "tenant_storage_probe_seconds gauge",
             "tenant_database_probe_seconds gauge",
+            "tenant_storage_slow_downs_total counter",
             "tenant_remote_changes_total counter",
             "tenant_remote_change_visible_seconds histogram",
         ]
