@@ -290,8 +290,12 @@ pub struct Limits {
     pub stop_timeout: Duration,
     /// A bucket outage longer than this ends in a clean stop with 69. `None` (0): never.
     pub outage_limit: Option<Duration>,
+    /// A key that is refused for this long ends the tenant with 77. Default 60 s.
+    pub rejected_limit: Duration,
     /// An upload waiting longer than this makes the tenant not ready. Default 60 s.
     pub uploads_max_age: Duration,
+    /// An upload waiting longer than this makes the mount read-only. `None` (0): never. Default 15 min.
+    pub uploads_read_only_age: Option<Duration>,
     /// Restarts of one service for one cause inside `restart_window`. Default 10.
     pub restart_budget: u32,
     /// See `restart_budget`. Default 300 s.

@@ -5,6 +5,7 @@
 //! may be the one that writes it.
 
 pub mod lines;
+pub mod oom;
 
 use std::ffi::OsString;
 use std::io;

@@ -5,10 +5,12 @@
 //! and `status` read nothing else. `/livez` asks this loop itself (`ping`), so it needs no heartbeat and no wake-ups.
 
 mod application;
+mod clocks;
 mod effects;
 pub mod finish;
 mod identity;
 mod indexing;
+mod keys;
 mod leasing;
 mod mounting;
 mod prepare;
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::core::action::{Action, Level};
+use crate::core::clocks as core_clocks;
 use crate::core::event::Event;
 use crate::core::health::Clock;
 use crate::core::policy::Policy;
@@ -66,6 +69,7 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
     };
     let (events, inbox) = mpsc::unbounded_channel();
     let policy = Policy::new(&config, fastrand::u64(..));
+    let stall = core_clocks::stall(config.index.lease_ttl);
     let clock = Clock {
         started: jiff::Timestamp::now(),
     };
@@ -98,6 +102,7 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
         publisher,
         clock,
         zero: Instant::now(),
+        clocks: clocks::Clocks::new(stall),
         orphans: Cell::default(),
     }
     .turn(first, inbox, signals, pings)
@@ -107,7 +112,7 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
 }
 
 /// The signals that mean something. The three stops mean the same (Fly's default is INT, Docker's TERM); USR1 asks for the
-/// full check of the index; HUP and USR2, whose default would end the supervisor, mean nothing.
+/// full check of the index; HUP for new keys; USR2, whose default would end the supervisor, means nothing.
 struct Signals {
     check: Signal,
     hangup: Signal,
@@ -136,7 +141,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return Event::StopSignal("SIGINT"),
                 _ = self.quit.recv() => return Event::StopSignal("SIGQUIT"),
                 _ = self.check.recv() => return Event::CheckIndex,
-                _ = self.hangup.recv() => tracing::info!(event = "signal", "SIGHUP means nothing to a tenant: ignored"),
+                _ = self.hangup.recv() => return Event::AskKeys("SIGHUP"),
                 _ = self.user.recv() => tracing::info!(event = "signal", "SIGUSR2 means nothing to a tenant: ignored"),
             }
         }
@@ -150,6 +155,7 @@ struct Loop {
     publisher: watch::Sender<Arc<Snapshot>>,
     clock: Clock,
     zero: Instant,
+    clocks: clocks::Clocks,
     /// Orphans the guardian had reaped at the last look.
     orphans: Cell<u64>,
 }
@@ -189,7 +195,13 @@ impl Loop {
                 }
                 () = sleep_until(due) => Event::Timer,
             };
-            actions = self.state.step(event, self.zero.elapsed());
+            let late = due.map_or(Duration::ZERO, |due| due.elapsed());
+            let mut answer = Vec::new();
+            if let Some(away) = self.clocks.look(late) {
+                answer.extend(self.state.step(Event::Resumed(away), self.zero.elapsed()));
+            }
+            answer.extend(self.state.step(event, self.zero.elapsed()));
+            actions = answer;
         }
     }
 

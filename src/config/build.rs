@@ -169,7 +169,9 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         start_timeout: reader.duration("limits.start_timeout"),
         stop_timeout: reader.duration("limits.stop_timeout"),
         outage_limit: Some(reader.duration("limits.outage_limit")).filter(|limit| !limit.is_zero()),
+        rejected_limit: reader.duration("limits.rejected_limit"),
         uploads_max_age: reader.duration("limits.uploads_max_age"),
+        uploads_read_only_age: Some(reader.duration("limits.uploads_read_only_age")).filter(|age| !age.is_zero()),
         restart_budget: reader.number("limits.restart_budget"),
         restart_window: reader.duration("limits.restart_window"),
     }

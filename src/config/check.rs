@@ -103,6 +103,15 @@ fn durations(config: &Config, reader: &mut Reader<'_>) {
         );
         reader.wrong("mount.write_back", what, allowed);
     }
+    // The default gives way to a larger `uploads_max_age`; what was given must make sense.
+    if reader.is_good(&["limits.uploads_max_age", "limits.uploads_read_only_age"])
+        && reader.is_given("limits.uploads_read_only_age")
+        && config.limits.uploads_read_only_age.is_some_and(|age| age < max_age)
+    {
+        let what = "is less than limits.uploads_max_age: the mount would be read-only before the tenant is not ready";
+        let allowed = format!("at least {}, or 0 for never", values::render_duration(max_age));
+        reader.wrong("limits.uploads_read_only_age", what, allowed);
+    }
 }
 
 fn ports(config: &Config, dev: bool, reader: &mut Reader<'_>) {

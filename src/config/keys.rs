@@ -435,10 +435,26 @@ pub(super) static KEYS: &[Key] = &[
         "A bucket outage longer than this ends in a clean stop with exit code 69.",
     ),
     key(
+        "limits.rejected_limit",
+        duration(SECOND, DAY),
+        Default::Value("60s"),
+        "A key that is refused for this long, although new ones were asked for, ends in a clean stop with exit code 77.",
+    ),
+    key(
         "limits.uploads_max_age",
         duration(SECOND, DAY),
         Default::Value("60s"),
         "An upload that waits longer makes the tenant not ready.",
+    ),
+    key(
+        "limits.uploads_read_only_age",
+        Kind::Duration {
+            min: SECOND,
+            max: 30 * DAY,
+            zero: true,
+        },
+        Default::Value("15m"),
+        "An upload that waits longer makes the mount read-only until it is stored. At least `limits.uploads_max_age`; 0: never.",
     ),
     key(
         "limits.restart_budget",

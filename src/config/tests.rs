@@ -253,6 +253,10 @@ fn rules_between_keys() {
             "more than limits.uploads_max_age",
         ),
         (
+            &[("TENANT_INIT_LIMITS__UPLOADS_READ_ONLY_AGE", "30s")],
+            "less than limits.uploads_max_age",
+        ),
+        (
             &[("TENANT_INIT_APP__PORT", "9180")],
             "app.port (environment variable TENANT_INIT_APP__PORT): is the same port as health.listen",
         ),

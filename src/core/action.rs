@@ -9,6 +9,8 @@ use crate::core::verdict::Cause;
 pub enum Action {
     /// Fetch credentials, check preconditions → `Event::Prepared`.
     Prepare,
+    /// Ask the source of the keys again and take what it has → `Event::Keys`
+    FetchKeys,
     /// Clear stale mounts, start the mounter → `Launched`, then `Ready`, or `Failed`; `Exited` at any later time.
     LaunchMount {
         /// Not ready after this long is a failure.
@@ -37,10 +39,18 @@ pub enum Action {
     ReseedIndex,
     /// Compare local file and database row by row → `IndexEvent::Compared`
     CompareIndex,
+    /// Connections from before a suspension lead nowhere.
+    DropConnections,
+    /// SIGSTOP to rclone: it uploads nothing.
+    PauseMounter,
+    /// SIGCONT to rclone.
+    ResumeMounter,
     /// Another machine has the lease: nothing on the mount may be changed any more.
     Fence,
     /// The bucket is back: upload now instead of at the end of the retry delay.
     ExpireQueue,
+    /// Refuse whatever changes the mount, or no longer → `MountEvent::Mode`
+    SetReadOnly(bool),
     /// Start the app → `Started` or `Failed`, then `Ready`; `Exited` and `Gone` at the end.
     StartApp,
     /// TERM to the app's group.

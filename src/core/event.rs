@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::core::clocks::Away;
 use crate::exit::Exit;
 
 /// Something that went wrong, in the words an operator reads.
@@ -11,6 +12,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What failed, for which object, why, what to do next. Never a secret.
     pub words: String,
+    /// The other side asks us to slow down (503 SlowDown, 429).
+    pub slow_down: bool,
 }
 
 impl Failure {
@@ -19,6 +22,15 @@ impl Failure {
         Failure {
             exit,
             words: words.into(),
+            slow_down: false,
+        }
+    }
+
+    /// The other side works, and has had enough of us for now.
+    pub fn slow_down(words: impl Into<String>) -> Self {
+        Failure {
+            slow_down: true,
+            ..Failure::new(Exit::Unavailable, words)
         }
     }
 
@@ -38,6 +50,12 @@ pub enum Event {
     StopSignal(&'static str),
     /// Somebody wants the index compared with the database, whole (USR1).
     CheckIndex,
+    /// This machine was away.
+    Resumed(Away),
+    /// There may be new keys, and who says so.
+    AskKeys(&'static str),
+    /// `Action::FetchKeys` ended.
+    Keys(Result<KeysAnswer, Failure>),
     /// Credentials fetched and preconditions checked.
     Prepared(Result<Prepared, Failure>),
     /// The mounter and the mount.
@@ -65,6 +83,19 @@ pub struct Prepared {
     pub has_index: bool,
     /// Files an earlier life on this disk had not stored; this life finishes them.
     pub found_pending: usize,
+    /// The keys stop working after this long; `None`: nobody said so.
+    pub keys_valid_for: Option<Duration>,
+}
+
+/// What the source of the keys answered. They are in use already, but for rclone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeysAnswer {
+    /// The bucket's key is another one, and opens the bucket.
+    pub storage: bool,
+    /// The database's token is another one.
+    pub index: bool,
+    /// They stop working after this long; `None`: nobody said so.
+    pub valid_for: Option<Duration>,
 }
 
 /// How the bucket is mounted. The stop order depends on it.
@@ -114,6 +145,13 @@ pub enum MountEvent {
     ReconnectFailed(Failure),
     /// A health round ended.
     Health(MountHealth),
+    /// `Action::SetReadOnly` ended.
+    Mode {
+        /// What was asked for.
+        read_only: bool,
+        /// Why it could not be done.
+        result: Result<(), String>,
+    },
 }
 
 /// One health round.
@@ -123,6 +161,25 @@ pub struct MountHealth {
     pub stuck: Option<String>,
     /// The upload queue, if rclone told.
     pub queue: Option<Queue>,
+    /// The cache's disk, if it could be asked.
+    pub room: Option<Room>,
+}
+
+/// Room for new writes on the cache's disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Free for us.
+    pub available: u64,
+    /// Taken by cached files that are stored, so that rclone can evict them.
+    pub evictable: u64,
+}
+
+impl Room {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.available.saturating_add(self.evictable)
+    }
 }
 
 /// The upload queue as rclone tells it.
@@ -140,6 +197,10 @@ pub struct Queue {
     pub failing: u64,
     /// Failed attempts seen since the last round.
     pub new_failures: u64,
+    /// Of these, because the store asks us to slow down.
+    pub new_slow_downs: u64,
+    /// Why the last attempt that failed did, in rclone's words.
+    pub why: Option<String>,
 }
 
 /// The app.
@@ -160,6 +221,8 @@ pub enum AppEvent {
         code: u8,
         /// "exit code 3", "killed by SIGSEGV", …
         words: String,
+        /// The kernel killed it for memory.
+        out_of_memory: bool,
     },
     /// Main process and whole process group are gone.
     Gone,

@@ -60,6 +60,7 @@ impl State {
                     ..
                 } => reasons.push(format!("app_down: the app ended by itself: {words}")),
                 AppState::Off if !self.index.is_usable() => {}
+                AppState::Off | AppState::Ending { .. } | AppState::Waiting { .. } if self.holds_app(self.now) => {}
                 _ => reasons.push(format!(
                     "app_down: {}",
                     self.app.last_error.as_deref().unwrap_or("the app is not running")
@@ -68,21 +69,20 @@ impl State {
             if let Some((words, _)) = &self.mounter.stuck {
                 reasons.push(format!("mount_stuck: {words}"));
             }
-            if self.queue.files > 0 && self.queue.oldest >= self.policy.uploads_max_age {
-                reasons.push(format!(
-                    "uploads_late: {} file(s) wait, the oldest for {} s",
-                    self.queue.files,
-                    self.queue.oldest.as_secs()
-                ));
-            }
+            reasons.extend(self.pressure_reasons());
         }
         if !self.is_stopping() {
             let error = self.storage.last_error.as_deref().unwrap_or("no answer");
-            if self.storage.down_since.is_some() {
+            if self.storage.slow_down {
+                reasons.push(format!("storage_slow_down: {error}"));
+            } else if self.storage.down_since.is_some() {
                 reasons.push(format!("storage_unreachable: {error}"));
             } else if self.storage.rejected_since.is_some() {
                 reasons.push(format!("storage_rejected: {error}"));
             }
+        }
+        if !self.is_stopping() {
+            reasons.extend(self.resume_reasons());
         }
         reasons.extend(self.index_reasons());
         if reasons.is_empty() && self.stage == Stage::Leasing {
@@ -175,6 +175,8 @@ impl State {
                 oldest_seconds: self.queue.oldest.as_secs_f64(),
                 failing: self.queue.failing,
                 failures_total: self.upload_failures,
+                read_only: self.pressure.is_read_only(),
+                room_bytes: self.pressure.room.map(|room| room.total()),
             },
             index: IndexState {
                 outbox: self.index.backlog.transactions,
@@ -193,6 +195,8 @@ impl State {
             operations: BTreeMap::new(),
             changes: Changes::default(),
             totals: Totals {
+                resumes: self.totals_resumed,
+                slow_downs: self.totals_slow_downs,
                 outage_seconds: [("storage", &self.storage), ("database", &self.database)]
                     .into_iter()
                     .map(|(name, watched)| (name.to_owned(), watched.outage_at(now).as_secs_f64()))
@@ -206,7 +210,7 @@ impl State {
             Stage::Preparing | Stage::Leasing => "waiting",
             Stage::Mounting => "starting",
             Stage::Serving if self.mounter.reconnect.is_some() => "recovering",
-            Stage::Serving if self.mounter.stuck.is_some() => "degraded",
+            Stage::Serving if self.mounter.stuck.is_some() || self.pressure.is_read_only() => "degraded",
             Stage::Serving => "ready",
             Stage::Recovering(_) | Stage::Waiting { .. } => "recovering",
             Stage::Stopping(_) => "stopping",

@@ -24,8 +24,9 @@ use crate::core::event::{
     Backlog, Failure, IndexEvent, IndexOpened, LeaseRefusal, LeaseTaken, Prepared, ShipFailure, Shipped,
 };
 use crate::core::policy::OUTAGE_PROBE_INTERVAL;
+use crate::core::resume::Recheck;
 use crate::core::state::{AppState, Stage, State};
-use crate::core::step::{REJECTED_LIMIT, observe};
+use crate::core::step::observe;
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
@@ -239,6 +240,10 @@ impl State {
     }
 
     fn lease_taken(&mut self, taken: LeaseTaken, now: Duration) -> Vec<Action> {
+        // Nothing gives a lost lease back.
+        if self.index.lease == LeaseState::Lost {
+            return Vec::new();
+        }
         self.index.lease = LeaseState::Held { epoch: taken.epoch };
         self.index.position = Some(taken.position);
         self.index.next = now + self.policy.lease_ttl / 3;
@@ -323,7 +328,10 @@ impl State {
         let Some(latency) = shipped.latency else {
             return Vec::new();
         };
-        self.database_answers(latency, now)
+        // Every request to the database carries the lease's epoch, and fails when it is another's.
+        let mut actions = self.lease_rechecked();
+        actions.extend(self.database_answers(latency, now));
+        actions
     }
 
     fn database_answers(&mut self, latency: Duration, now: Duration) -> Vec<Action> {
@@ -343,13 +351,18 @@ impl State {
     fn database_is_down(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
         let was_down = self.database.down_since.is_some() || self.database.rejected_since.is_some();
         observe(&mut self.database, &Err(failure.clone()), now, Duration::ZERO);
-        match self.database.rejected_since {
-            Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
-                self.begin_stop(Cause::Failure(failure), now)
-            }
-            _ if was_down => Vec::new(),
-            _ => vec![Action::Say(Level::Warn, "database_down", failure.words)],
+        let mut actions = Vec::new();
+        if !was_down {
+            actions.push(Action::Say(Level::Warn, "database_down", failure.words.clone()));
         }
+        match self.database.rejected_since {
+            Some(since) if now.saturating_sub(since) >= self.policy.rejected_limit => {
+                actions.extend(self.begin_stop(Cause::Failure(failure), now));
+            }
+            Some(_) => actions.extend(self.keys_refused(now)),
+            None => {}
+        }
+        actions
     }
 
     fn not_shipped(&mut self, failure: ShipFailure, now: Duration) -> Vec<Action> {
@@ -408,6 +421,8 @@ impl State {
         let words = format!(
             "another machine ({holder}) has taken this tenant's lease; this one stops without uploading. Run one machine per tenant"
         );
+        // rclone may be stopped, and stays so until it is killed.
+        self.recheck = Recheck::default();
         let mut actions = vec![Action::Say(Level::Error, "lease_lost", words.clone()), Action::Fence];
         actions.extend(self.begin_fenced_stop(Cause::Failure(Failure::new(Exit::Refused, words)), now));
         actions
@@ -432,6 +447,13 @@ impl State {
             Action::Say(Level::Error, "index_rebuilt", words),
             Action::RebuildIndex,
         ])
+    }
+
+    /// Ask the database as soon as nothing else is being asked.
+    pub(super) fn index_wants_attention(&mut self, now: Duration) {
+        if self.index.broken.is_none() {
+            self.index.next = now;
+        }
     }
 
     /// When [`State::index_timers`] has something to do.

@@ -30,8 +30,16 @@ pub struct Policy {
     pub stop_timeout: Duration,
     /// `limits.outage_limit`
     pub outage_limit: Option<Duration>,
+    /// `limits.rejected_limit`
+    pub rejected_limit: Duration,
     /// `limits.uploads_max_age`
     pub uploads_max_age: Duration,
+    /// `limits.uploads_read_only_age`, at least `uploads_max_age`; `None`: never.
+    pub uploads_read_only_age: Option<Duration>,
+    /// `mount.cache_max_size`
+    pub cache_max_bytes: u64,
+    /// `mount.cache_min_free`
+    pub cache_min_free_bytes: u64,
     /// `limits.restart_budget`
     pub restart_budget: u32,
     /// `limits.restart_window`
@@ -67,7 +75,14 @@ impl Policy {
             start_timeout: config.limits.start_timeout,
             stop_timeout: config.limits.stop_timeout,
             outage_limit: config.limits.outage_limit,
+            rejected_limit: config.limits.rejected_limit,
             uploads_max_age: config.limits.uploads_max_age,
+            uploads_read_only_age: config
+                .limits
+                .uploads_read_only_age
+                .map(|age| age.max(config.limits.uploads_max_age)),
+            cache_max_bytes: config.mount.cache_max_bytes,
+            cache_min_free_bytes: config.mount.cache_min_free_bytes,
             restart_budget: config.limits.restart_budget,
             restart_window: config.limits.restart_window,
             mount_interval: config.health.mount_interval,

@@ -26,9 +26,12 @@ impl State {
             .take()
             .map_or(Duration::ZERO, |since| now.saturating_sub(since));
         match self.stage {
-            Stage::Mounting | Stage::Serving => {}
+            Stage::Mounting | Stage::Serving => self.pressure.mounter_gone(&self.queue, now),
             // A stop or a recovery under way deals with a mounter that dies meanwhile.
             _ => return Vec::new(),
+        }
+        if failure.exit == Exit::Refused && self.mounter.ever_ready {
+            return self.mount_refused(failure, ran, now);
         }
         let permanent = matches!(failure.exit, Exit::Refused | Exit::Config | Exit::Machine);
         if permanent || !self.mounter.ever_ready {
@@ -55,6 +58,35 @@ impl State {
                 actions
             }
         }
+    }
+
+    /// The bucket refuses the key of a tenant that was ready before: perhaps there is a new one.
+    fn mount_refused(&mut self, failure: Failure, ran: Duration, now: Duration) -> Vec<Action> {
+        self.storage.down_since = None;
+        let since = *self.storage.rejected_since.get_or_insert(now);
+        self.storage.last_error = Some(failure.words.clone());
+        if now.saturating_sub(since) >= self.policy.rejected_limit {
+            return self.begin_stop(Cause::Failure(failure), now);
+        }
+        if let Verdict::Retry(delay) = self.mounter.backoff.failed("refused", now, ran, false) {
+            self.mounter.retry_delay = delay;
+        }
+        let mut actions = self.keys_refused(now);
+        actions.extend(self.recover_app(now));
+        actions
+    }
+
+    /// Nothing failed: rclone is replaced on purpose, by the same way as after a failure.
+    pub(super) fn restart_mounter(&mut self, cause: &'static str, words: &str, now: Duration) -> Vec<Action> {
+        *self.mounter.restarts.entry(cause).or_default() += 1;
+        self.mounter.last_error = Some(words.to_owned());
+        self.mounter.retry_delay = Duration::ZERO;
+        self.mounter.ready_since = None;
+        self.mounter.stuck = None;
+        self.pressure.mounter_gone(&self.queue, now);
+        let mut actions = vec![Action::Say(Level::Info, "mounter_replaced", words.to_owned())];
+        actions.extend(self.recover_app(now));
+        actions
     }
 
     fn recover_app(&mut self, now: Duration) -> Vec<Action> {
@@ -142,8 +174,12 @@ impl State {
                     by_itself: Some((code, words)),
                     ran,
                     ..
-                } => self.app_ended(code, words, ran, now),
-                _ => self.start_app_when_possible(now),
+                } => {
+                    let mut actions = self.app_ended(code, words, ran, now);
+                    actions.extend(self.apply_pressure(now));
+                    actions
+                }
+                _ => self.apply_pressure(now),
             },
             _ => Vec::new(),
         }
@@ -159,17 +195,19 @@ impl State {
             return self.begin_stop(Cause::AppEnded { code, words }, now);
         }
         self.app.last_error = Some(words.clone());
-        self.app.failed_starts += 1;
+        // Memory is not what a new index would mend.
+        self.app.failed_starts += u32::from(!self.app.out_of_memory);
         if let Some(actions) = self.rebuild_index_for_an_app_that_never_starts() {
             return actions;
         }
-        match self.app.backoff.failed("exited", now, ran, true) {
+        let cause = if self.app.out_of_memory { "oom" } else { "exited" };
+        match self.app.backoff.failed(cause, now, ran, true) {
             Verdict::Exhausted => {
                 let words = format!("the app ended too often; the last time: {words}");
                 self.begin_stop(Cause::Failure(Failure::new(Exit::Budget, words)), now)
             }
             Verdict::Retry(delay) => {
-                *self.app.restarts.entry("exited").or_default() += 1;
+                *self.app.restarts.entry(cause).or_default() += 1;
                 self.app.state = AppState::Waiting { until: now + delay };
                 vec![Action::Say(
                     Level::Error,

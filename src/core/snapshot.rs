@@ -125,6 +125,12 @@ pub struct Uploads {
     /// Failed upload attempts seen since the start (metrics).
     #[serde(default)]
     pub failures_total: u64,
+    /// Is the mount read-only because they do not get through?
+    #[serde(default)]
+    pub read_only: bool,
+    /// Bytes of room for new writes on the cache's disk; `None` before the first look.
+    #[serde(default)]
+    pub room_bytes: Option<u64>,
 }
 
 /// The index.
@@ -187,4 +193,10 @@ pub struct Changes {
 pub struct Totals {
     /// Seconds unreachable, by dependency.
     pub outage_seconds: BTreeMap<String, f64>,
+    /// How often this machine came back from a suspension or a long stall.
+    #[serde(default)]
+    pub resumes: u64,
+    /// Answers of the bucket's store that asked us to slow down.
+    #[serde(default)]
+    pub slow_downs: u64,
 }

@@ -7,8 +7,11 @@ use crate::core::action::Action;
 use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
+use crate::core::keys::Keys;
 use crate::core::policy::Policy;
+use crate::core::pressure::Pressure;
 use crate::core::reconnect::Reconnect;
+use crate::core::resume::Recheck;
 use crate::core::snapshot::Phase;
 use crate::core::stop::Stop;
 
@@ -118,6 +121,8 @@ pub struct App {
     pub ever_ready: bool,
     /// Ends in a row without having been ready.
     pub failed_starts: u32,
+    /// The kernel killed it for memory the last time it ended.
+    pub out_of_memory: bool,
     /// Restart bookkeeping.
     pub backoff: Backoff,
     /// Restarts by cause.
@@ -141,6 +146,8 @@ pub struct Watched {
     pub rejected_since: Option<Duration>,
     /// How long it had been refusing our key when the present outage began.
     pub rejected_before: Duration,
+    /// It asks us to slow down.
+    pub slow_down: bool,
     /// The last success: when, and how long it took.
     pub last_ok: Option<(Duration, Duration)>,
     /// The last failure in words, while it lasts.
@@ -150,6 +157,12 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Does it not answer, or refuse our key?
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down_since.or(self.rejected_since).is_some()
+    }
+
     /// Seconds of outage so far, the present one included.
     #[must_use]
     pub fn outage_at(&self, now: Duration) -> Duration {
@@ -174,6 +187,13 @@ pub struct State {
     pub(super) database: Watched,
     pub(super) index: Index,
     pub(super) queue: Queue,
+    pub(super) pressure: Pressure,
+    pub(super) keys: Keys,
+    pub(super) recheck: Recheck,
+    /// How often this machine came back.
+    pub(super) totals_resumed: u64,
+    /// Answers of the store that asked us to slow down.
+    pub(super) totals_slow_downs: u64,
     pub(super) upload_failures: u64,
     pub(super) ever_ready: bool,
     pub(super) stop_began: Option<Duration>,
@@ -209,6 +229,7 @@ impl State {
                 pid: None,
                 ever_ready: false,
                 failed_starts: 0,
+                out_of_memory: false,
                 backoff: backoff(2),
                 restarts: BTreeMap::new(),
                 last_error: None,
@@ -217,6 +238,11 @@ impl State {
             database: Watched::default(),
             index: Index::new(backoff(3)),
             queue: Queue::default(),
+            pressure: Pressure::default(),
+            keys: Keys::default(),
+            recheck: Recheck::default(),
+            totals_resumed: 0,
+            totals_slow_downs: 0,
             upload_failures: 0,
             ever_ready: false,
             stop_began: None,
@@ -264,7 +290,7 @@ impl State {
         let mut due = Vec::with_capacity(8);
         due.extend(self.index_deadline());
         match &self.stage {
-            Stage::Waiting { until } => due.push(*until),
+            Stage::Waiting { until } if !self.is_paused() => due.push(*until),
             Stage::Stopping(stop) => due.push(stop.deadline),
             Stage::Serving => due.extend(self.probe_due()),
             _ => {}
@@ -273,10 +299,13 @@ impl State {
         match &self.app.state {
             AppState::Starting { since } => due.push(*since + self.policy.app_start_timeout),
             AppState::Ending { kill_at: Some(at), .. } => due.push(*at),
-            AppState::Waiting { until } if self.stage == Stage::Serving => due.push(*until),
+            AppState::Waiting { until } if self.stage == Stage::Serving && !self.holds_app(self.now) => {
+                due.push(*until)
+            }
             _ => {}
         }
         if !self.is_stopping() {
+            due.extend(self.keys.ask_at());
             if self.storage.used && !self.storage.probing {
                 due.push(self.storage.next_probe);
             }

@@ -10,9 +10,6 @@ use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
-/// A key that is refused for this long ends the tenant: it is not a hiccup of the store.
-pub(super) const REJECTED_LIMIT: Duration = Duration::from_secs(60);
-
 impl State {
     /// Takes one event at `now` (time since the start) and says what to do.
     pub fn step(&mut self, event: Event, now: Duration) -> Vec<Action> {
@@ -24,6 +21,19 @@ impl State {
             Event::Timer => Vec::new(),
             Event::StopSignal(name) => self.stop_signal(name, now),
             Event::CheckIndex => self.check_index(now),
+            Event::Resumed(away) => self.resumed(away, now),
+            Event::AskKeys(why) => {
+                let mut actions = self.ask_for_keys(now);
+                if !actions.is_empty() {
+                    actions.push(Action::Say(
+                        Level::Info,
+                        "keys",
+                        format!("{why}: the keys are asked for again"),
+                    ));
+                }
+                actions
+            }
+            Event::Keys(answer) => self.keys_answered(answer, now),
             Event::Prepared(result) => self.prepared(result, now),
             Event::Mount(event) => self.mount_event(event, now),
             Event::App(event) => self.app_event(event, now),
@@ -57,6 +67,7 @@ impl State {
                 self.storage.used = true;
                 self.storage.next_probe = now + self.policy.storage_interval;
                 self.database.used = prepared.has_database;
+                self.keys.taken(prepared.keys_valid_for, now);
                 self.prepared = Some(prepared);
                 actions.extend(self.begin_index(now));
                 actions
@@ -67,6 +78,7 @@ impl State {
     pub(super) fn launch_mount(&mut self, now: Duration) -> Vec<Action> {
         self.stage = Stage::Mounting;
         self.mounter.launched = true;
+        self.keys_handed_over();
         let within = if self.mounter.ever_ready {
             self.policy.start_timeout
         } else {
@@ -91,13 +103,14 @@ impl State {
                 self.mounter.stuck = None;
                 self.mounter.probing = false;
                 self.mounter.next_probe = now + BUSY_QUEUE_INTERVAL;
+                self.pressure.mount_ready();
                 observe(
                     &mut self.storage,
                     &Ok(Duration::ZERO),
                     now,
                     self.policy.storage_interval,
                 );
-                self.start_app_when_possible(now)
+                self.apply_pressure(now)
             }
             MountEvent::Ready => Vec::new(),
             MountEvent::Failed(failure) => self.mount_failed("launch", failure, now),
@@ -111,13 +124,18 @@ impl State {
             MountEvent::Reconnected => self.reconnected(now),
             MountEvent::ReconnectFailed(failure) => self.reconnect_failed(failure, now),
             MountEvent::Health(health) => self.mount_probed(health, now),
+            MountEvent::Mode { read_only, result } => self.mount_mode_changed(read_only, result, now),
         }
     }
 
     fn mount_probed(&mut self, health: MountHealth, now: Duration) -> Vec<Action> {
         self.mounter.probing = false;
-        if let Some(queue) = health.queue {
+        if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
+            self.totals_slow_downs += queue.new_slow_downs;
+            if let Some(since) = self.mounter.ready_since {
+                queue.oldest = self.pressure.true_age(&queue, since, now);
+            }
             self.queue = queue;
         }
         let busy = self.queue.files > 0 || health.stuck.is_some();
@@ -130,9 +148,18 @@ impl State {
         if self.stage != Stage::Serving || self.mounter.reconnect.is_some() {
             return Vec::new();
         }
-        let Some(words) = health.stuck else {
+        let mut actions = self.observe_pressure(health.room, now);
+        let refused = State::uploads_refused(&self.queue);
+        if refused {
+            actions.extend(self.keys_refused(now));
+        }
+        actions.extend(self.replace_mounter_for_keys(refused || self.storage.rejected_since.is_some(), now));
+        self.mount_rechecked();
+        // rclone that is stopped on purpose does not answer.
+        let judged = self.stage == Stage::Serving && !self.is_paused();
+        let Some(words) = health.stuck.filter(|_| judged) else {
             self.mounter.stuck = None;
-            return Vec::new();
+            return actions;
         };
         let count = self.mounter.stuck.as_ref().map_or(0, |(_, n)| *n) + 1;
         self.mounter.stuck = Some((words.clone(), count));
@@ -140,14 +167,15 @@ impl State {
         let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
         if count >= STUCK_PROBES && bucket_answers {
             let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
-            return self.mounter_lost("stuck", failure, now);
+            actions.extend(self.mounter_lost("stuck", failure, now));
         }
-        Vec::new()
+        actions
     }
 
     /// Starts the app if mount and index are there and it does not run.
     pub(super) fn start_app_when_possible(&mut self, now: Duration) -> Vec<Action> {
-        if self.stage == Stage::Serving && self.index.is_usable() && self.app.state == AppState::Off {
+        let ready = self.stage == Stage::Serving && self.index.is_usable();
+        if ready && self.app.state == AppState::Off && !self.holds_app(now) {
             self.start_app(now)
         } else {
             Vec::new()
@@ -174,15 +202,31 @@ impl State {
                 Vec::new()
             }
             AppEvent::Failed(failure) => self.app_failed_to_start(failure, now),
-            AppEvent::Exited { code, words } => self.app_exited(code, words, now),
+            AppEvent::Exited {
+                code,
+                words,
+                out_of_memory,
+            } => {
+                self.app.out_of_memory = out_of_memory;
+                self.app_exited(code, words, now)
+            }
             AppEvent::Gone => self.app_gone(now),
         }
     }
 
     fn storage_probed(&mut self, result: Result<Duration, Failure>, now: Duration) -> Vec<Action> {
-        let was_down = self.storage.down_since.is_some() || self.storage.rejected_since.is_some();
+        let (was_down, was_slow) = (self.storage.is_down(), self.storage.slow_down);
         observe(&mut self.storage, &result, now, self.policy.storage_interval);
+        self.storage_rechecked();
+        if self.storage.slow_down {
+            self.totals_slow_downs += 1;
+            // Obeyed: asked less often than usual, and not by all tenants of a store at the same moment.
+            let jitter = fastrand::Rng::with_seed(self.policy.seed ^ u64::from(now.subsec_nanos())).f64();
+            self.storage.next_probe = now + self.policy.storage_interval.mul_f64(1.0 + jitter);
+        }
         match result {
+            // rclone's own delays know best when there is room again.
+            Ok(_) if was_slow => Vec::new(),
             Ok(_) if was_down => vec![
                 Action::ExpireQueue,
                 Action::Say(
@@ -192,13 +236,20 @@ impl State {
                 ),
             ],
             Ok(_) => Vec::new(),
-            Err(failure) if !was_down => vec![Action::Say(Level::Warn, "tenant", failure.words)],
-            Err(failure) => match self.storage.rejected_since {
-                Some(since) if now.saturating_sub(since) >= REJECTED_LIMIT && !self.is_stopping() => {
-                    self.begin_stop(Cause::Failure(failure), now)
+            Err(failure) => {
+                let mut actions = Vec::new();
+                if !was_down {
+                    actions.push(Action::Say(Level::Warn, "tenant", failure.words.clone()));
                 }
-                _ => Vec::new(),
-            },
+                match self.storage.rejected_since {
+                    Some(since) if now.saturating_sub(since) >= self.policy.rejected_limit => {
+                        actions.extend(self.begin_stop(Cause::Failure(failure), now));
+                    }
+                    Some(_) => actions.extend(self.keys_refused(now)),
+                    None => {}
+                }
+                actions
+            }
         }
     }
 
@@ -214,7 +265,7 @@ impl State {
     fn timers(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         match &self.stage {
-            Stage::Waiting { until } if *until <= now => actions.extend(self.launch_mount(now)),
+            Stage::Waiting { until } if *until <= now && !self.is_paused() => actions.extend(self.launch_mount(now)),
             Stage::Stopping(stop) if stop.deadline <= now => {
                 return self.time_is_up("the stop deadline has passed", now);
             }
@@ -246,7 +297,7 @@ impl State {
                 ));
                 actions.push(Action::KillApp);
             }
-            AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving => {
+            AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving && !self.holds_app(now) => {
                 actions.extend(self.start_app(now));
             }
             _ => {}
@@ -256,6 +307,7 @@ impl State {
                 self.storage.probing = true;
                 actions.push(Action::ProbeStorage);
             }
+            actions.extend(self.keys_timers(now));
             actions.extend(self.index_timers(now));
             if let (Some(since), Some(limit)) = (self.storage.down_since, self.policy.outage_limit)
                 && since + limit <= now
@@ -282,11 +334,13 @@ pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failur
             }
             dependency.rejected_since = None;
             dependency.rejected_before = Duration::ZERO;
+            dependency.slow_down = false;
             dependency.last_error = None;
             dependency.last_ok = Some((now, *latency));
             dependency.next_probe = now + interval;
         }
         Err(failure) => {
+            dependency.slow_down = failure.slow_down;
             if failure.is_outage() {
                 dependency.down_since.get_or_insert(now);
                 if let Some(since) = dependency.rejected_since.take() {

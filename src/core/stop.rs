@@ -47,6 +47,9 @@ pub enum StopPhase {
     Mounter,
 }
 
+/// A drain with a key that the bucket refuses: one try for each file.
+const REFUSED_DRAIN: Duration = Duration::from_secs(5);
+
 const FENCED: [StopPhase; 3] = [StopPhase::Mounter, StopPhase::App, StopPhase::Unmount];
 const NFS: [StopPhase; 6] = [
     StopPhase::App,
@@ -85,6 +88,7 @@ impl State {
         };
         let mounted = self.stage == Stage::Serving && self.mounter.ready_since.is_some();
         let mut actions = vec![Action::Say(level, "tenant", format!("stopping: {}", cause.words()))];
+        actions.extend(self.unpause());
         self.stop_began = Some(now);
         self.stage = Stage::Stopping(Stop {
             cause,
@@ -152,9 +156,14 @@ impl State {
             StopPhase::Sync if mounted => vec![Action::Sync {
                 within: (left / 4).min(Duration::from_secs(10)),
             }],
-            StopPhase::Drain if mounted => vec![Action::Drain {
-                within: left.saturating_sub(VERDICT_RESERVE),
-            }],
+            StopPhase::Drain if mounted => {
+                let within = left.saturating_sub(VERDICT_RESERVE);
+                // A refused key uploads nothing, however long it is tried.
+                let refused = self.storage.rejected_since.is_some();
+                vec![Action::Drain {
+                    within: if refused { within.min(REFUSED_DRAIN) } else { within },
+                }]
+            }
             StopPhase::Unmount if self.mounter.launched => {
                 vec![Action::Unmount {
                     within: (left / 4).min(Duration::from_secs(5)),

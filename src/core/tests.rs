@@ -1,17 +1,22 @@
 //! The core in virtual time: scripted lives of a tenant, and random ones.
 
 mod index;
+mod keys;
 mod life;
 mod model;
+mod pressure;
 mod random;
 mod reconnect;
+mod resume;
 
 use std::time::Duration;
 
 use crate::config::RestartPolicy;
 use crate::core::action::Action;
 use crate::core::event::{AppEvent, Driver, Event, MountEvent, PhaseEnd, Prepared};
+use crate::core::health::Clock;
 use crate::core::policy::Policy;
+use crate::core::snapshot::Snapshot;
 use crate::core::state::State;
 
 /// A policy with round numbers.
@@ -20,7 +25,11 @@ pub fn policy() -> Policy {
         start_timeout: Duration::from_secs(12),
         stop_timeout: Duration::from_secs(110),
         outage_limit: None,
+        rejected_limit: Duration::from_secs(60),
         uploads_max_age: Duration::from_secs(60),
+        uploads_read_only_age: Some(Duration::from_secs(900)),
+        cache_max_bytes: 1 << 30,
+        cache_min_free_bytes: 256 << 20,
         restart_budget: 3,
         restart_window: Duration::from_secs(300),
         mount_interval: Duration::from_secs(5),
@@ -31,6 +40,16 @@ pub fn policy() -> Policy {
         restart: RestartPolicy::Always,
         app_start_timeout: Duration::from_secs(120),
         seed: 7,
+    }
+}
+
+impl State {
+    /// The picture, with a clock that began in 1970.
+    pub fn snapshot_at(&self, now: Duration) -> Snapshot {
+        let clock = Clock {
+            started: jiff::Timestamp::UNIX_EPOCH,
+        };
+        self.snapshot(now, &clock)
     }
 }
 
@@ -102,6 +121,7 @@ impl Life {
             has_database: false,
             has_index: true,
             found_pending: 0,
+            keys_valid_for: None,
         })))
     }
 

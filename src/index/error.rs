@@ -176,7 +176,8 @@ pub(super) fn is_outage(error: &libsql_hrana::proto::Error) -> bool {
 }
 
 fn redacted(text: &str, target: &Target) -> String {
-    let secret = target.token.as_ref().map_or("", |token| token.expose_secret());
+    let token = target.token();
+    let secret = token.as_ref().map_or("", |token| token.expose_secret());
     network::redact(text, &[secret])
 }
 
@@ -195,7 +196,7 @@ mod tests {
             url: "https://notes.turso.io".into(),
             host: "notes.turso.io".into(),
             tls: true,
-            token: Some("TOKENEXAMPLE".to_owned().into()),
+            token: Some(secrecy::SecretString::from("TOKENEXAMPLE".to_owned())).into(),
         }
     }
 

@@ -49,7 +49,15 @@ pub(super) struct Target {
     pub(super) url: String,
     pub(super) host: String,
     pub(super) tls: bool,
-    pub(super) token: Option<SecretString>,
+    /// Replaced by `set_token`.
+    pub(super) token: Mutex<Option<SecretString>>,
+}
+
+impl Target {
+    /// The newest token.
+    pub(super) fn token(&self) -> Option<SecretString> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl fmt::Debug for Remote {
@@ -84,7 +92,7 @@ impl Remote {
             url: endpoint.shown,
             host: endpoint.host,
             tls: endpoint.tls,
-            token: index.auth_token.clone(),
+            token: Mutex::new(index.auth_token.clone()),
         };
         let client = client(&target)?;
         Ok(Remote(Arc::new(Inner {
@@ -98,6 +106,11 @@ impl Remote {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.0.target.url
+    }
+
+    /// Every clone uses this token from now on; a request under way keeps the one it was made with.
+    pub fn set_token(&self, token: Option<SecretString>) {
+        *self.0.target.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// Drops every pooled connection: after a suspension or a change of network they lead nowhere.
@@ -192,7 +205,7 @@ impl Remote {
             .header(reqwest::header::CONTENT_TYPE, "application/json")
             .timeout(limit)
             .body(body);
-        if let Some(token) = &target.token {
+        if let Some(token) = target.token() {
             request = request.bearer_auth(token.expose_secret());
         }
         let broken = |error| error::broken(error, target, CONNECT_TIMEOUT.min(limit), limit);

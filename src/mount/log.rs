@@ -33,6 +33,8 @@ pub struct LogTail {
 struct Tail {
     serious: VecDeque<String>,
     upload_failures: u64,
+    upload_failure: Option<String>,
+    slow_downs: u64,
 }
 
 impl LogTail {
@@ -56,6 +58,18 @@ impl LogTail {
         self.with(|tail| tail.upload_failures)
     }
 
+    /// Failed uploads whose reason was that the store asks to slow down.
+    #[must_use]
+    pub fn slow_downs(&self) -> u64 {
+        self.with(|tail| tail.slow_downs)
+    }
+
+    /// Why the last upload that failed did.
+    #[must_use]
+    pub fn upload_failure(&self) -> Option<String> {
+        self.with(|tail| tail.upload_failure.clone())
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
         work(&mut self.tail.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -64,8 +78,10 @@ impl LogTail {
         self.tombstones
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
         self.with(|tail| {
-            if line.message.contains("vfs cache: failed to upload try") {
+            if let Some(why) = failed_upload(&line.message) {
                 tail.upload_failures += 1;
+                tail.slow_downs += u64::from(asks_to_slow_down(&why));
+                tail.upload_failure = Some(why);
             }
             if line.level >= Level::Error {
                 if tail.serious.len() == TAIL {
@@ -75,6 +91,19 @@ impl LogTail {
             }
         });
     }
+}
+
+/// rclone's words for why an upload failed; `None` for any other line. Shortened: S3 errors carry request ids and hosts.
+fn failed_upload(message: &str) -> Option<String> {
+    let rest = message.split_once("vfs cache: failed to upload try")?.1;
+    let why = rest.split_once(": ").map_or(rest, |(_, why)| why);
+    Some(why.chars().take(200).collect())
+}
+
+/// S3 says 503 SlowDown, others 429. A 503 without a reason is a store with a problem, not one that has had enough.
+fn asks_to_slow_down(why: &str) -> bool {
+    const WORDS: [&str; 4] = ["SlowDown", "StatusCode: 429", "TooManyRequests", "Throttling"];
+    WORDS.iter().any(|word| why.contains(word))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,6 +254,7 @@ mod tests {
         let tail = LogTail::default();
         forward(text.as_bytes(), tail.clone()).await;
         assert_eq!(tail.upload_failures(), 1);
+        assert_eq!(tail.upload_failure().as_deref(), Some("x"));
         let serious = tail.serious();
         assert_eq!(serious.len(), 3);
         assert_eq!(serious[1..], ["plain words", "unterminated"]);

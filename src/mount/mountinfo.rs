@@ -24,6 +24,8 @@ pub struct Entry {
     pub fstype: String,
     /// Device, server or name.
     pub source: String,
+    /// Options of this mount: `ro,nosuid,…`
+    pub options: String,
     /// Per-file-system options.
     pub super_options: String,
 }
@@ -84,6 +86,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     };
     Some(Entry {
         mountpoint: PathBuf::from(OsString::from_vec(unescape(mountpoint))),
+        options: text(5).unwrap_or_default(),
         fstype: text(separator + 1)?,
         source: text(separator + 2)?,
         super_options: text(separator + 3).unwrap_or_default(),

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::selftest;
+use super::{mode, selftest};
 
 /// What a probe can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +34,15 @@ pub enum Kind {
     SelfTest,
     /// Opens each file of a list once (see `adopt`).
     Visit,
+    /// A bind remount that makes the mount read-only (see `mode`).
+    ReadOnly,
+    /// The same, writable again.
+    Writable,
 }
 
 impl Kind {
     /// How many kinds there are.
-    pub(super) const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 9;
 
     const ALL: [(Kind, &'static str); Kind::COUNT] = [
         (Kind::Statvfs, "statvfs"),
@@ -48,6 +52,8 @@ impl Kind {
         (Kind::Detach, "detach"),
         (Kind::SelfTest, "selftest"),
         (Kind::Visit, "visit"),
+        (Kind::ReadOnly, "read-only"),
+        (Kind::Writable, "writable"),
     ];
 
     /// The word on the command line.
@@ -194,6 +200,8 @@ fn run(kind: Kind, path: &Path, list: Option<&Path>) -> Result<(), Failure> {
         Kind::Detach => unmount(path, true),
         Kind::SelfTest => selftest::run(path),
         Kind::Visit => visit(path, list.unwrap_or(Path::new(""))),
+        Kind::ReadOnly => mode::remount(path, true),
+        Kind::Writable => mode::remount(path, false),
     }
 }
 

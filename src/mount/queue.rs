@@ -61,6 +61,7 @@ impl Queue {
             oldest_seconds: self.items.first().map_or(0.0, |item| item.age.as_secs_f64()),
             failing: count(|item| item.failing),
             failures_total,
+            ..Uploads::default()
         }
     }
 }

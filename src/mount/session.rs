@@ -293,6 +293,25 @@ impl Session {
         self.0.log.upload_failures()
     }
 
+    /// Of these, because the store asked to slow down.
+    #[must_use]
+    pub fn slow_downs(&self) -> u64 {
+        self.0.log.slow_downs()
+    }
+
+    /// Sends rclone a signal.
+    pub fn signal(&self, signal: Signal) {
+        if self.exit_status().is_none() {
+            self.signal_group(signal);
+        }
+    }
+
+    /// Why the last upload that failed did, in rclone's words.
+    #[must_use]
+    pub fn upload_failure(&self) -> Option<String> {
+        self.0.log.upload_failure()
+    }
+
     /// rclone's last serious log lines.
     #[must_use]
     pub fn last_words(&self) -> Vec<String> {

@@ -171,6 +171,8 @@ impl Scrape {
             "Processes reaped that others left behind",
             [([], orphans)],
         )?;
+        let help = "Returns from a suspension or a stall of more than 5 s";
+        out.counter("resumes", None, help, [([], snapshot.totals.resumes)])?;
         let outages = &snapshot.totals.outage_seconds;
         let unknown = DEPENDENCIES
             .iter()
@@ -228,6 +230,12 @@ impl Scrape {
             "Upload attempts that failed",
             [([], uploads.failures_total)],
         )?;
+        let read_only = f64::from(u8::from(uploads.read_only));
+        let help = "1 while the mount is read-only because uploads do not get through or the cache is full";
+        out.gauge("mount_read_only", None, help, [([], read_only)])?;
+        let room = uploads.room_bytes.map(|bytes| ([], bytes as f64));
+        let help = "Room for new writes on the disk of the cache; none before the first look";
+        out.gauge("cache_room", Some(Unit::Bytes), help, room)?;
         let index = &self.snapshot.index;
         let help = "Transactions committed locally and not yet in the database";
         out.gauge("index_outbox_transactions", None, help, [([], index.outbox as f64)])?;
@@ -255,6 +263,9 @@ impl Scrape {
             help,
             probe(self.snapshot.database.latency_ms),
         )?;
+        let slow_downs = self.snapshot.totals.slow_downs;
+        let help = "Answers of the bucket's store that asked us to slow down";
+        out.counter("storage_slow_downs", None, help, [([], slow_downs)])?;
         let seen = self.snapshot.changes.seen.iter().take(LABELS);
         let seen = seen.map(|(kind, count)| ([("kind", kind.as_str())], *count));
         out.counter("remote_changes", None, "Changes made elsewhere that were seen", seen)?;

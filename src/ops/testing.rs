@@ -88,6 +88,8 @@ pub fn degraded() -> Snapshot {
         oldest_seconds: 73.4,
         failing: 5,
         failures_total: 19,
+        read_only: false,
+        room_bytes: Some(3_000_000_000),
     };
     snapshot.index = IndexState {
         outbox: 3,

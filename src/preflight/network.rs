@@ -80,6 +80,7 @@ fn judge(probed: Result<Duration, StorageError>, place: &str) -> (Finding, Findi
         // The service looks at the signature before it looks for the bucket.
         StorageError::NoBucket { .. } => (Finding::ok(KEY, "accepted"), failed(BUCKET)),
         StorageError::Unreachable { .. }
+        | StorageError::SlowDown { .. }
         | StorageError::Misconfigured { .. }
         | StorageError::BadEndpoint { .. }
         | StorageError::NoCertificates { .. } => (

@@ -51,6 +51,16 @@ pub enum StorageError {
         /// Why.
         reason: Reason,
     },
+    /// It works, and has had enough of us for now.
+    #[error("the store asks us to slow down: {endpoint} answered {code} for bucket {bucket}")]
+    SlowDown {
+        /// The bucket.
+        bucket: String,
+        /// The endpoint.
+        endpoint: String,
+        /// `503 SlowDown`, `429`, …
+        code: String,
+    },
     /// An answer that no retry will change: another region, a bad bucket name, not an S3 service.
     #[error("{endpoint} cannot serve bucket {bucket} as configured: {reason}")]
     Misconfigured {
@@ -86,7 +96,7 @@ impl StorageError {
             StorageError::NoBucket { .. } | StorageError::Misconfigured { .. } | StorageError::BadEndpoint { .. } => {
                 Exit::Config
             }
-            StorageError::Unreachable { .. } => Exit::Unavailable,
+            StorageError::Unreachable { .. } | StorageError::SlowDown { .. } => Exit::Unavailable,
             StorageError::NoCertificates { .. } => Exit::Machine,
         }
     }
@@ -111,6 +121,9 @@ impl StorageError {
                 "create the bucket, or correct its name (BUCKET_NAME) or the endpoint (AWS_ENDPOINT_URL_S3)".to_owned()
             }
             StorageError::Unreachable { reason, .. } => reason.advice(),
+            StorageError::SlowDown { .. } => {
+                "wait; if it goes on, lower mount.transfers or ask the provider for a higher rate".to_owned()
+            }
             StorageError::Misconfigured { .. } => "check the endpoint, the region and the bucket's name".to_owned(),
             StorageError::BadEndpoint { .. } => "set it to a URL such as https://fly.storage.tigris.dev".to_owned(),
             StorageError::NoCertificates { .. } => network::CERTIFICATES_ADVICE.to_owned(),
@@ -132,15 +145,17 @@ const REJECTED: &[&str] = &[
     "UnauthorizedAccess",
 ];
 
-/// Codes that ask for patience whatever the status is.
-const BUSY: &[&str] = &[
+/// Codes of a store that works and limits our rate. A 429 with any other code counts as well.
+const SLOW_DOWN: &[&str] = &[
     "SlowDown",
-    "ServiceUnavailable",
-    "InternalError",
-    "RequestTimeout",
     "Throttling",
+    "ThrottlingException",
     "TooManyRequests",
+    "RequestLimitExceeded",
 ];
+
+/// Codes that ask for patience whatever the status is.
+const BUSY: &[&str] = &["ServiceUnavailable", "InternalError", "RequestTimeout"];
 
 pub(super) fn classify<E: ProvideErrorMetadata + std::error::Error + 'static>(
     error: &SdkError<E>,
@@ -181,7 +196,8 @@ pub(super) fn classify<E: ProvideErrorMetadata + std::error::Error + 'static>(
             let status = failure.raw().status().as_u16();
             match status {
                 // An error whose body is no S3 error: a proxy or load balancer in between.
-                500.. | 429 => unreachable(Reason::Failing(format!("with status {status}"))),
+                429 => answer(status, None, None, target, skew),
+                500.. => unreachable(Reason::Failing(format!("with status {status}"))),
                 401 | 403 | 404 => answer(status, None, None, target, skew),
                 _ => misconfigured(format!("it answered with status {status}, but not like an S3 service")),
             }
@@ -223,7 +239,11 @@ fn answer(
             wrong,
         };
     }
-    if BUSY.contains(&code.as_str()) || status >= 500 || status == 429 {
+    if SLOW_DOWN.contains(&code.as_str()) || status == 429 {
+        let code = format!("{status} {code}").trim_end().to_owned();
+        return StorageError::SlowDown { bucket, endpoint, code };
+    }
+    if BUSY.contains(&code.as_str()) || status >= 500 {
         let reason = Reason::Failing(format!("with status {status} {code}").trim_end().to_owned());
         return StorageError::Unreachable {
             bucket,
@@ -307,6 +327,25 @@ mod tests {
             assert!(text.contains("notes") && text.contains("s3.example"), "{text}");
             assert!(!error.advice().is_empty());
         }
+    }
+
+    #[test]
+    fn a_store_that_has_had_enough_is_told_from_one_that_is_down() {
+        for (status, code) in [
+            (503, Some("SlowDown")),
+            (429, None),
+            (429, Some("Odd")),
+            (400, Some("Throttling")),
+        ] {
+            let error = answer(status, code, None, &target(), None);
+            assert!(
+                matches!(error, StorageError::SlowDown { .. }),
+                "{status} {code:?}: {error}"
+            );
+            assert!(error.to_string().contains("asks us to slow down"));
+        }
+        let down = answer(503, None, None, &target(), None);
+        assert!(matches!(down, StorageError::Unreachable { .. }), "{down}");
     }
 
     #[test]

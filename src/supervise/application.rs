@@ -11,8 +11,12 @@ use tokio::sync::oneshot;
 use crate::app::{command, projects, ready};
 use crate::core::event::{AppEvent, Event, Failure};
 use crate::exit::Exit;
+use crate::process::oom::Kills;
 use crate::process::{self, Ended};
 use crate::supervise::effects::{App, Shared};
+
+/// 128 + SIGKILL
+const KILLED: u8 = 137;
 
 /// Starts the app and follows it to its end.
 pub async fn start(shared: Rc<Shared>) {
@@ -32,6 +36,8 @@ pub async fn start(shared: Rc<Shared>) {
         // Without its adapter (adapter/tenant_index.pth) the app must not write: nothing of it would reach the database.
         spec.environment.push(("TENANT_INDEX_REQUIRED".into(), "1".into()));
     }
+    let kills = Kills::find();
+    let kills_before = kills.as_ref().and_then(Kills::count);
     let (mut child, group) = match process::spawn(&spec) {
         Ok(started) => started,
         Err(error) => {
@@ -71,8 +77,25 @@ pub async fn start(shared: Rc<Shared>) {
             words: format!("its end could not be observed: {error}"),
         },
     };
-    tracing::info!(event = "app_ended", pid, code, "the app's main process ended: {words}");
-    shared.send(Event::App(AppEvent::Exited { code, words }));
+    // Its own child may have been the victim: a shell hands that on as 137.
+    let out_of_memory = code == KILLED && kills.as_ref().and_then(Kills::count) > kills_before;
+    let words = if out_of_memory {
+        format!("out of memory: the kernel killed it ({words}). Give the machine more memory, or the app less to do")
+    } else {
+        words
+    };
+    tracing::info!(
+        event = "app_ended",
+        pid,
+        code,
+        out_of_memory,
+        "the app's main process ended: {words}"
+    );
+    shared.send(Event::App(AppEvent::Exited {
+        code,
+        words,
+        out_of_memory,
+    }));
     group.empty().await;
     shared.app.take();
     shared.send(Event::App(AppEvent::Gone));

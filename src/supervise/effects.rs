@@ -15,7 +15,7 @@ use crate::mount::{Claim, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{Keys, application, finish, indexing, leasing, mounting, prepare, shipping};
+use crate::supervise::{Keys, application, finish, indexing, keys, leasing, mounting, prepare, shipping};
 
 /// Where the app is.
 #[derive(Default)]
@@ -45,12 +45,16 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
+    /// Of these, because the store asked us to slow down.
+    pub slow_downs: Cell<u64>,
     /// The app, from the decision to start it to the end of its last process.
     pub app: RefCell<App>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
     /// A living rclone has said that everything is sent, and nothing was mounted since.
     pub drained: Cell<bool>,
+    /// The lease is lost: nothing makes the mount writable again.
+    pub fenced: Cell<bool>,
 }
 
 impl Shared {
@@ -87,9 +91,11 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             upload_failures: Cell::default(),
+            slow_downs: Cell::default(),
             app: RefCell::default(),
             served: Cell::default(),
             drained: Cell::default(),
+            fenced: Cell::default(),
         };
         Effects {
             shared: Rc::new(shared),
@@ -101,6 +107,7 @@ impl Effects {
         let shared = Rc::clone(&self.shared);
         match action {
             Action::Prepare => spawn(prepare::prepare(shared)),
+            Action::FetchKeys => spawn(keys::fetch(shared)),
             Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
             Action::Reconnect { fresh, within } => spawn(mounting::reconnect(shared, fresh, within)),
             Action::ProbeMount => spawn(mounting::probe(shared)),
@@ -111,8 +118,12 @@ impl Effects {
             Action::ShipIndex => spawn(shipping::ship(shared)),
             Action::ReseedIndex => spawn(shipping::reseed(shared)),
             Action::CompareIndex => spawn(shipping::compare(shared)),
+            Action::DropConnections => keys::drop_connections(&shared),
+            Action::PauseMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGSTOP),
+            Action::ResumeMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGCONT),
             Action::Fence => leasing::fence(&shared),
             Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
+            Action::SetReadOnly(read_only) => spawn(mounting::set_read_only(shared, read_only)),
             Action::StartApp => spawn(application::start(shared)),
             Action::TerminateApp => application::signal(&shared, nix::sys::signal::Signal::SIGTERM),
             Action::KillApp => application::signal(&shared, nix::sys::signal::Signal::SIGKILL),

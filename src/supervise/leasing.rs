@@ -79,7 +79,7 @@ pub async fn take_lease(shared: Rc<Shared>) {
                     _ => String::new(),
                 }
             );
-            finish_lease(&shared, indexing, &tenant.bucket, granted, latency).await
+            finish_lease(&shared, indexing, &tenant.bucket(), granted, latency).await
         }
         Err(LeaseError::Held { holder, expires_in }) => Err(LeaseRefusal::Held { holder, expires_in }),
         Err(error) => Err(LeaseRefusal::Failed(lease_failure(&error))),
@@ -147,6 +147,7 @@ pub(super) fn lease_failure(error: &LeaseError) -> Failure {
 
 /// `Action::Fence`
 pub fn fence(shared: &Shared) {
+    shared.fenced.set(true);
     if let Some(session) = shared.session()
         && let Some(guard) = session.guard()
     {

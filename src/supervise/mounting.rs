@@ -1,11 +1,14 @@
 //! The mount as effects: each drives one call of `mount` and tells the core how it ended.
 
+use std::os::unix::process::ExitStatusExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue};
+use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
+use crate::core::pressure::LEAST_RESERVE;
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
+use crate::process::oom::Kills;
 use crate::supervise::application;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -97,7 +100,7 @@ pub fn keep_deletions(shared: &Shared) {
 fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
     Plan {
         mount: shared.config.mount.clone(),
-        storage: tenant.bundle.storage.clone(),
+        storage: tenant.bundle.borrow().storage.clone(),
         driver: tenant.driver,
         uid: tenant.owner.0,
         gid: tenant.owner.1,
@@ -165,8 +168,13 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
 
 /// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
+    let kills = Kills::find();
+    let before = kills.as_ref().and_then(Kills::count);
     let status = session.exited().await;
     let mut words = status.to_string();
+    if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
+        words = format!("{words}; the kernel killed it for memory: give the machine more");
+    }
     if let Some(last) = session.last_words().last() {
         words = format!("{words}; its last words: {last}");
     }
@@ -177,7 +185,7 @@ async fn watch(shared: Rc<Shared>, session: Session) {
 /// `Action::ProbeMount`
 pub async fn probe(shared: Rc<Shared>) {
     let Some(session) = shared.session() else { return };
-    let failures_before = session.upload_failures();
+    let (failures_before, slow_downs_before) = (session.upload_failures(), session.slow_downs());
     let (health, queue) = tokio::join!(session.health(shared.config.health.mount_timeout), session.queue());
     if let Some(took) = health.statvfs {
         shared.metrics.operations.operation("probe_statvfs", took, None);
@@ -194,8 +202,13 @@ pub async fn probe(shared: Rc<Shared>) {
             oldest: Duration::from_secs_f64(uploads.oldest_seconds),
             failing: uploads.failing,
             new_failures,
+            new_slow_downs: session
+                .slow_downs()
+                .saturating_sub(shared.slow_downs.replace(slow_downs_before)),
+            why: session.upload_failure(),
         }
     });
+    let room = room(&shared, queue.as_ref().map_or(0, |queue| queue.bytes)).await;
     if health.verdict == Verdict::MounterDead {
         let (pid, words) = (session.pid(), health.detail);
         return shared.send(Event::Mount(match session.exit_status() {
@@ -205,10 +218,47 @@ pub async fn probe(shared: Rc<Shared>) {
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
-    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue })));
+    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue, room })));
     application::save_projects(&shared).await;
     settle_deletions(&shared, CANCELLED_UPLOAD).await;
     keep_deletions(&shared);
+}
+
+/// The cache's disk. `unsent` bytes of the cache cannot be evicted.
+async fn room(shared: &Shared, unsent: u64) -> Option<Room> {
+    let mount = &shared.config.mount;
+    let (cache_dir, plenty) = (
+        mount.cache_dir.clone(),
+        mount.cache_min_free_bytes.max(LEAST_RESERVE) * 2,
+    );
+    let asked = tokio::task::spawn_blocking(move || crate::mount::room(&cache_dir, unsent, plenty)).await;
+    match asked.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok(room) => Some(room),
+        Err(error) => {
+            tracing::debug!(
+                event = "cache_disk",
+                "the cache's disk cannot be asked for its room: {error}"
+            );
+            None
+        }
+    }
+}
+
+/// `Action::PauseMounter` and `Action::ResumeMounter`
+pub fn signal(shared: &Shared, signal: nix::sys::signal::Signal) {
+    if let Some(session) = shared.session() {
+        session.signal(signal);
+    }
+}
+
+/// `Action::SetReadOnly`
+pub async fn set_read_only(shared: Rc<Shared>, read_only: bool) {
+    let Some(session) = shared.session() else { return };
+    if shared.fenced.get() {
+        return;
+    }
+    let result = session.set_read_only(read_only).await;
+    shared.send(Event::Mount(MountEvent::Mode { read_only, result }));
 }
 
 /// `Action::ExpireQueue`

@@ -15,15 +15,17 @@ use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
-use crate::supervise::{Keys, finish};
+use crate::supervise::{Keys, finish, keys};
 
 /// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
 const CLOCK_PRECISION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
 /// What is known of the tenant once its preconditions hold.
 pub struct Tenant {
-    pub bundle: Bundle,
-    pub bucket: Bucket,
+    /// Replaced when there are new keys.
+    pub bundle: RefCell<Bundle>,
+    /// The same bucket with the newest key: see `bucket()`.
+    pub(super) bucket: RefCell<Bucket>,
     /// The index database and the lease, if the tenant has one.
     pub index: Option<Indexing>,
     pub driver: Driver,
@@ -36,16 +38,21 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// The bucket, opened with the newest key.
+    pub fn bucket(&self) -> Bucket {
+        self.bucket.borrow().clone()
+    }
+
     /// Makes sure that no object older than the deletion at `time` is left under `name`. True when one was.
     pub async fn settle_deletion(&self, name: &str, time: jiff::Timestamp) -> Result<bool, StorageError> {
-        let found = self.bucket.modified(name).await?;
+        let found = self.bucket().modified(name).await?;
         // The store's clock counts, in whole seconds; a later object is somebody's new one.
-        let skew = self.bucket.clock_skew().unwrap_or_default() + CLOCK_PRECISION;
+        let skew = self.bucket().clock_skew().unwrap_or_default() + CLOCK_PRECISION;
         let forgotten = found.is_some_and(|modified| modified <= time + skew);
         // The name may have been used again while the bucket was asked.
         let delete = forgotten && self.tombstones.stands(name, time);
         if delete {
-            self.bucket.delete(name).await?;
+            self.bucket().delete(name).await?;
         }
         self.tombstones.settled(name, time);
         Ok(delete)
@@ -54,7 +61,7 @@ impl Tenant {
     /// The list of projects the bucket remembers; `None` for a new tenant.
     pub async fn saved_projects(&self) -> Result<Option<Saved>, Failure> {
         let Some(bytes) = self
-            .bucket
+            .bucket()
             .read_small(projects::OBJECT)
             .await
             .map_err(|e| Failure::new(e.exit(), e.to_string()))?
@@ -85,7 +92,7 @@ impl Tenant {
         let Ok(bytes) = serde_json::to_vec_pretty(&saved) else {
             return;
         };
-        match self.bucket.write_small(projects::OBJECT, bytes).await {
+        match self.bucket().write_small(projects::OBJECT, bytes).await {
             Ok(()) => *self.projects.borrow_mut() = Some(saved),
             Err(error) => tracing::warn!(
                 event = "projects_not_saved",
@@ -100,6 +107,7 @@ pub async fn prepare(shared: Rc<Shared>) {
     let result = match examine(&shared).await {
         Ok((tenant, prepared)) => {
             *shared.tenant.borrow_mut() = Some(Rc::new(tenant));
+            tokio::task::spawn_local(keys::watch(Rc::clone(&shared)));
             Ok(prepared)
         }
         Err(failure) => Err(failure),
@@ -155,11 +163,12 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
         has_database: index.is_some(),
         has_index: command::is_basic_memory(config),
         found_pending: earlier,
+        keys_valid_for: keys::valid_for(&bundle),
     };
     let tenant = Tenant {
         owner: owner(config)?,
-        bundle,
-        bucket,
+        bundle: RefCell::new(bundle),
+        bucket: RefCell::new(bucket),
         index,
         driver,
         projects: RefCell::default(),
@@ -203,9 +212,12 @@ fn owner(config: &Config) -> Result<(u32, u32), Failure> {
 /// `Action::ProbeStorage`
 pub async fn probe_storage(shared: Rc<Shared>) {
     let Some(tenant) = shared.tenant() else { return };
-    let result = tenant.bucket.probe().await;
+    let result = tenant.bucket().probe().await;
     shared.send(Event::Storage(match result {
         Ok(probe) => Ok(probe.latency),
+        // A machine that was frozen wakes up with an old clock. That passes; it says nothing about the key.
+        Err(error @ StorageError::Clock { .. }) => Err(Failure::new(Exit::Unavailable, error.to_string())),
+        Err(error @ StorageError::SlowDown { .. }) => Err(Failure::slow_down(error.to_string())),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
     }));
 }

@@ -86,6 +86,7 @@ def test_a_machine_that_slept_over_its_lease_ends(tenant, line):
     end = sleeper.wait(60)
     assert end.code == 77, end
     assert sleeper.events("lease_lost")
+    assert sleeper.events("resumed") and sleeper.events("lease_unproven"), "it noticed, and rclone was stopped before it asked"
     assert "lease" in end.last_line
     # It did not disturb its heir.
     assert tenant.lease()["epoch"] == epoch + 1
@@ -107,6 +108,8 @@ def test_a_sleeper_without_an_heir_goes_on(tenant, line):
     tenant.wait_same(sleeper, words=("dormouse",))
     assert tenant.lease()["epoch"] == epoch
     assert sleeper.running()
+    assert sleeper.events("resumed")
+    wait_until(lambda: sleeper.get("/readyz")[0] == 200, 30, lambda: str(sleeper.reasons()))
 
 
 def test_a_waiting_machine_can_be_stopped(tenant, line):

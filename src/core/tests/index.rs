@@ -15,6 +15,7 @@ fn with_database(driver: Driver) -> Event {
         has_database: true,
         has_index: true,
         found_pending: 0,
+        keys_valid_for: None,
     }))
 }
 
@@ -340,6 +341,7 @@ fn an_app_that_never_becomes_ready_gets_a_new_index_once() {
         life.on(Event::App(AppEvent::Exited {
             code: 1,
             words: "exit code 1".into(),
+            out_of_memory: false,
         }));
         life.gone()
     };
@@ -360,6 +362,7 @@ fn an_app_that_never_becomes_ready_gets_a_new_index_once() {
         life.on(Event::App(AppEvent::Exited {
             code: 1,
             words: "exit code 1".into(),
+            out_of_memory: false,
         }));
         if life.gone().contains(&Action::RebuildIndex) {
             rebuilds += 1;

@@ -5,21 +5,21 @@ use crate::core::snapshot::Phase;
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
 
-fn outage() -> Event {
+pub(super) fn outage() -> Event {
     Event::Storage(Err(Failure::new(Exit::Unavailable, "bucket notes: connection refused")))
 }
 
 pub(super) fn stuck() -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
         stuck: Some("no answer within 5 s".into()),
-        queue: None,
+        ..MountHealth::default()
     }))
 }
 
 pub(super) fn healthy(queue: Queue) -> Event {
     Event::Mount(MountEvent::Health(MountHealth {
-        stuck: None,
         queue: Some(queue),
+        ..MountHealth::default()
     }))
 }
 
@@ -30,6 +30,7 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::Prepare => "prepare",
             Action::LaunchMount { .. } => "launch",
             Action::Reconnect { .. } => "reconnect",
+            Action::FetchKeys => "fetch-keys",
             Action::ProbeMount => "probe-mount",
             Action::ProbeStorage => "probe-storage",
             Action::TakeLease => "take-lease",
@@ -38,9 +39,14 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::ShipIndex => "ship",
             Action::ReseedIndex => "reseed",
             Action::CompareIndex => "compare",
+            Action::DropConnections => "drop-connections",
+            Action::PauseMounter => "pause",
+            Action::ResumeMounter => "resume",
             Action::Fence => "fence",
             Action::DrainIndex { .. } => "drain-index",
             Action::ExpireQueue => "expire",
+            Action::SetReadOnly(true) => "read-only",
+            Action::SetReadOnly(false) => "writable",
             Action::StartApp => "start-app",
             Action::TerminateApp => "term-app",
             Action::KillApp => "kill-app",
@@ -282,6 +288,7 @@ fn an_app_that_ends_is_restarted_or_ends_the_tenant_with_its_code() {
         Event::App(AppEvent::Exited {
             code: 3,
             words: "exit code 3".into(),
+            out_of_memory: false,
         })
     };
     assert_eq!(

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
 use crate::core::event::{
-    Backlog, Failure, IndexEvent, IndexOpened, LeaseTaken, MountHealth, Queue, ShipFailure, Shipped,
+    Backlog, Failure, IndexEvent, IndexOpened, KeysAnswer, LeaseTaken, MountHealth, Queue, ShipFailure, Shipped,
 };
 use crate::core::snapshot::Phase;
 use crate::exit::Exit;
@@ -27,6 +27,9 @@ enum Pending {
     Reconnect,
     ProbeMount,
     ProbeStorage,
+    FetchKeys,
+    /// The mount is being made read-only, or writable.
+    Mode(bool),
     TakeLease,
     OpenIndex,
     Ship,
@@ -138,6 +141,8 @@ impl World {
             }
             Action::ProbeMount => Pending::ProbeMount,
             Action::ProbeStorage => Pending::ProbeStorage,
+            Action::FetchKeys => Pending::FetchKeys,
+            Action::SetReadOnly(read_only) => Pending::Mode(*read_only),
             Action::TakeLease => Pending::TakeLease,
             Action::OpenIndex | Action::RebuildIndex => Pending::OpenIndex,
             Action::ShipIndex => Pending::Ship,
@@ -189,7 +194,11 @@ impl World {
                 self.wants(self.cut_short || !self.mounter, "an end while rclone runs");
                 return;
             }
-            Action::ExpireQueue | Action::Say(..) => return,
+            Action::ExpireQueue
+            | Action::DropConnections
+            | Action::PauseMounter
+            | Action::ResumeMounter
+            | Action::Say(..) => return,
         };
         if !(begun == Pending::EndApp && self.pending.contains(&Pending::EndApp)) {
             self.pending.push(begun);
@@ -218,7 +227,9 @@ impl World {
                     &[Exit::Unavailable, Exit::Refused]
                 }
                 Pending::ProbeStorage => &[Exit::Unavailable, Exit::Refused],
-                Pending::ProbeMount | Pending::Reseed | Pending::Compare => &[Exit::Unavailable],
+                Pending::ProbeMount | Pending::FetchKeys | Pending::Mode(_) | Pending::Reseed | Pending::Compare => {
+                    &[Exit::Unavailable]
+                }
                 Pending::Ship => &[Exit::Unavailable, Exit::Refused],
                 Pending::Unmount | Pending::Drain | Pending::DrainIndex => &[Exit::Unavailable],
                 Pending::AppStarting | Pending::EndApp | Pending::EndMounter | Pending::Sync => &[],
@@ -287,6 +298,7 @@ impl World {
                 self.pending.retain(|pending| *pending != Pending::AppStarting);
                 self.tell(Event::App(AppEvent::Exited {
                     code: 137,
+                    out_of_memory: false,
                     words: "killed".into(),
                 }));
             }
@@ -326,6 +338,7 @@ impl World {
                 has_database: self.database,
                 has_index: true,
                 found_pending: 0,
+                keys_valid_for: None,
             }))),
             Pending::Launch => {
                 self.new_mounter();
@@ -344,8 +357,14 @@ impl World {
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: None,
                 queue: Some(Queue::default()),
+                room: None,
             }))),
             Pending::ProbeStorage => self.tell(Event::Storage(Ok(millis))),
+            Pending::FetchKeys => self.tell(Event::Keys(Ok(KeysAnswer::default()))),
+            Pending::Mode(read_only) => self.tell(Event::Mount(MountEvent::Mode {
+                read_only,
+                result: Ok(()),
+            })),
             Pending::TakeLease => {
                 self.leased = true;
                 let taken = LeaseTaken {
@@ -401,8 +420,14 @@ impl World {
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: Some("silent".into()),
                 queue: None,
+                room: None,
             }))),
             Pending::ProbeStorage => self.tell(Event::Storage(Err(failure))),
+            Pending::FetchKeys => self.tell(Event::Keys(Err(failure))),
+            Pending::Mode(read_only) => self.tell(Event::Mount(MountEvent::Mode {
+                read_only,
+                result: Err("busy".into()),
+            })),
             Pending::TakeLease => {
                 let refusal = crate::core::event::LeaseRefusal::Failed(failure);
                 self.tell(Event::Index(IndexEvent::Lease(Err(refusal))));

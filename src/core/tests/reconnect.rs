@@ -139,11 +139,12 @@ fn an_outage_is_waited_for_with_the_rclone_that_is_there() {
 }
 
 #[test]
-fn a_key_that_is_refused_ends_the_tenant() {
+fn a_key_that_is_refused_is_waited_for_with_a_mount_made_anew() {
     let mut life = ready();
     life.mounter_died(10);
-    failed(&mut life, Exit::Refused);
-    assert_eq!(life.state.phase(), Phase::Stopping);
+    let actions = failed(&mut life, Exit::Refused);
+    assert_eq!(life.state.phase(), Phase::Degraded);
+    assert!(actions.contains(&Action::TerminateApp), "{actions:?}");
 }
 
 #[test]
