@@ -31,6 +31,8 @@ pub struct Reconnect {
     pub retry: Option<Duration>,
     /// The next try begins with a new rclone.
     pub fresh: bool,
+    /// A stop has come to where it needs the result.
+    pub holds_stop: bool,
 }
 
 impl State {
@@ -72,6 +74,7 @@ impl State {
             until: now + RECONNECT_LIMIT + RECONNECT_PER_UPLOAD.saturating_mul(uploads),
             retry: Some(now),
             fresh: true,
+            holds_stop: false,
         });
         vec![Action::Say(
             Level::Warn,
@@ -113,14 +116,18 @@ impl State {
             self.policy.storage_interval,
         );
         let took = now.saturating_sub(reconnect.since).as_secs_f64();
-        vec![
+        let mut actions = vec![
             Action::Say(
                 Level::Info,
                 "tenant",
                 format!("rclone is back after {took:.2} s; the app went on"),
             ),
             Action::ExpireQueue,
-        ]
+        ];
+        if reconnect.holds_stop {
+            actions.extend(self.after(StopPhase::Sync, now));
+        }
+        actions
     }
 
     pub(super) fn reconnect_failed(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
@@ -128,6 +135,13 @@ impl State {
             return Vec::new();
         };
         self.mounter.last_error = Some(failure.words.clone());
+        if reconnect.holds_stop {
+            // One more try would take the time of what can still be done.
+            self.mounter.reconnect = None;
+            let mut actions = vec![Action::Say(Level::Error, "tenant", failure.words)];
+            actions.extend(self.after(StopPhase::Sync, now));
+            return actions;
+        }
         let outage = failure.is_outage();
         let permanent = matches!(failure.exit, Exit::Refused | Exit::Config);
         if permanent || (!outage && now >= reconnect.until) {

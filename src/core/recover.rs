@@ -19,7 +19,6 @@ impl State {
     /// The mount could not be made, or is lost.
     pub(super) fn mount_failed(&mut self, cause: &'static str, failure: Failure, now: Duration) -> Vec<Action> {
         self.mounter.last_error = Some(failure.words.clone());
-        self.mounter.reconnect = None;
         let ran = self
             .mounter
             .ready_since
@@ -30,6 +29,7 @@ impl State {
             // A stop or a recovery under way deals with a mounter that dies meanwhile.
             _ => return Vec::new(),
         }
+        self.mounter.reconnect = None;
         if failure.exit == Exit::Refused && self.mounter.ever_ready {
             return self.mount_refused(failure, ran, now);
         }

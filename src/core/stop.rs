@@ -185,7 +185,7 @@ impl State {
         }
     }
 
-    fn after(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
+    pub(super) fn after(&mut self, phase: StopPhase, now: Duration) -> Vec<Action> {
         match self.stop_order().iter().skip_while(|p| **p != phase).nth(1) {
             Some(next) => self.enter(*next, now),
             None => self.finish(),
@@ -224,6 +224,13 @@ impl State {
         let mut actions = Vec::new();
         if let Err(words) = result {
             actions.push(Action::Say(Level::Error, "tenant", words));
+        }
+        // The drain needs the rclone that is on its way.
+        if ended == StopPhase::Sync
+            && let Some(reconnect) = &mut self.mounter.reconnect
+        {
+            reconnect.holds_stop = true;
+            return actions;
         }
         actions.extend(self.after(ended, now));
         actions

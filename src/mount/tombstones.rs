@@ -112,6 +112,11 @@ impl Tombstones {
         });
     }
 
+    /// The deletions count from `now`: for when rclone is gone and nothing can have been made under these names since.
+    pub fn renew(&self, now: Timestamp) {
+        self.with(|list| list.values_mut().for_each(|time| *time = now));
+    }
+
     /// Is this tombstone still standing? It is not when the name was used again.
     #[must_use]
     pub fn stands(&self, name: &str, time: Timestamp) -> bool {

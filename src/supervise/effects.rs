@@ -2,6 +2,7 @@
 //! group) is kept here; what was decided is not: that is the core's.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub struct Shared {
     pub session: RefCell<Option<Session>>,
     /// Mountpoint and cache directory, from the first launch to the end.
     pub claim: RefCell<Option<Rc<Claim>>>,
+    /// Folders that rclone may have listed with objects that were then deleted.
+    pub stale_folders: RefCell<BTreeSet<String>>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
     /// Of these, because the store asked us to slow down.
@@ -90,6 +93,7 @@ impl Effects {
             bucket: RefCell::default(),
             session: RefCell::default(),
             claim: RefCell::default(),
+            stale_folders: RefCell::default(),
             upload_failures: Cell::default(),
             slow_downs: Cell::default(),
             app: RefCell::default(),

@@ -353,23 +353,38 @@ async fn settle_deletions(shared: &Shared, age: jiff::SignedDuration) {
                     object = name,
                     "deleted in the bucket what rclone had left there: {name}"
                 );
-                if let Some(session) = shared.session() {
-                    let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    // It may have listed the object meanwhile. A folder that is gone cannot be refreshed, and need not be.
-                    drop(session.refresh(folder).await);
-                }
+                // It may have listed the object meanwhile.
+                shared.stale_folders.borrow_mut().insert(folder(&name).to_owned());
             }
             Err(error) => {
                 tracing::debug!(event = "deletion_waits", object = name, "{error}");
-                return;
+                break;
             }
         }
     }
+    let Some(session) = shared.session() else { return };
+    let standing = tenant.tombstones.all();
+    let stale = shared.stale_folders.borrow().clone();
+    for stale in stale {
+        // A listing ends rclone's own memory of deleted names. An upload that one of them cancelled could land after it,
+        // and be shown by the next: so not while there are any.
+        if !standing.iter().any(|(name, _)| folder(name) == stale) {
+            shared.stale_folders.borrow_mut().remove(&stale);
+            // A folder that is gone cannot be refreshed, and need not be.
+            drop(session.refresh(&stale).await);
+        }
+    }
+}
+
+fn folder(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Carries out every deletion that rclone may have forgotten, many at a time. Those that fail are left.
 async fn settle_at_once(shared: &Shared) {
     let Some(tenant) = shared.tenant() else { return };
+    // The rclone that was killed can have had uploads under way that the bucket completed: they are older than now, too.
+    tenant.tombstones.renew(jiff::Timestamp::now());
     let mut waiting = tenant.tombstones.all().into_iter();
     let mut asking = tokio::task::JoinSet::new();
     loop {

@@ -162,6 +162,25 @@ fn a_stop_meanwhile_lets_the_app_finish_and_stores_everything() {
 }
 
 #[test]
+fn the_drain_of_a_stop_waits_for_the_rclone_that_is_on_its_way() {
+    for succeeds in [true, false] {
+        let mut life = ready();
+        life.mounter_died(10);
+        life.on(Event::StopSignal("SIGTERM"));
+        assert_eq!(kinds(&life.gone()), ["sync"]);
+        assert!(life.end(PhaseEnd::Synced(Ok(()))).is_empty(), "not without an rclone");
+        let actions = if succeeds {
+            reconnected(&mut life, 20)
+        } else {
+            failed(&mut life, Exit::Machine)
+        };
+        assert_eq!(kinds(&actions).last(), Some(&"unmount"));
+        let order = stop_order(&mut life, actions);
+        assert_eq!(order[order.len() - 4..], ["unmount", "drain", "term-mounter", "finish"]);
+    }
+}
+
+#[test]
 fn an_rclone_that_dies_while_the_app_is_stopping_is_replaced_and_one_that_dies_later_is_not() {
     let mut life = ready();
     life.on(Event::StopSignal("SIGTERM"));
