@@ -12,11 +12,10 @@ import pytest
 from lib import index
 from lib.indexed import IndexedTenant
 from lib.outages import killed, named, refused, silent, status, too_many_requests
+from lib.sqld import LEEWAY
 from lib.wait import wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-LEEWAY = 60  # seconds that the server takes a token for after its end
 
 NOTES = [f"Before {number}" for number in range(3)]
 # The request for the rows, in the middle of a restore; the one that says afterwards whose past the database now is.

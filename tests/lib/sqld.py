@@ -15,6 +15,9 @@ from .tls import openssl
 from .wait import free_port
 
 
+LEEWAY = 60  # seconds that sqld takes a token for after its end
+
+
 class SqldError(ValueError):
     """The server refused a request (`status`) or a statement (`status` is 200)."""
 
@@ -61,7 +64,10 @@ class Sqld(Server):
     # -- tokens --
 
     def token(self, lifetime=3600, access="rw"):
-        """A token for `lifetime` seconds (negative: expired already); `access` is `rw` or `ro`."""
+        """A token for `lifetime` seconds (negative: expired already); `access` is `rw` or `ro`.
+
+        The server takes one for `LEEWAY` more seconds.
+        """
         claims = {"a": access, "exp": int(time.time() + lifetime)}
         signed = _token_part(b'{"alg":"EdDSA","typ":"JWT"}') + b"." + _token_part(json.dumps(claims).encode())
         message = self.key.with_suffix(".message")
