@@ -50,6 +50,9 @@ bench: build ## the spec's measurements
 bench-index: image ## what the index costs: local SQLite, ours, a naive remote database, at several round trip times
 	@scripts/bench-index.sh
 
+storm: build ## random faults over a tenant with a writer, for MINUTES (10) minutes; SEED repeats one, STORM_WHERE=container
+	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" $(if $(SEED),--seed "$(SEED)")
+
 deny: ## licences, sources and duplicate versions of the dependencies (builds cargo-deny once, some minutes)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
@@ -57,4 +60,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index deny lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index storm deny lock

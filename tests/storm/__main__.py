@@ -1,0 +1,56 @@
+"""Many storms, one after another, each by a random seed: `make storm MINUTES=60`. Prints a line for each and all of those that found something."""
+
+import argparse
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lib import dispositions, mounts
+
+from .machines import Contained, Local
+from .storm import Storm
+
+KINDS = {"host": Local, "container": Contained}
+
+
+def one(seed, kind, steps):
+    """The report of one storm; its folder is kept when it found something."""
+    folder = Path(tempfile.mkdtemp(prefix="storm-"))
+    folder.chmod(0o755)
+    storm = Storm(folder, seed, lambda env: KINDS[kind](folder / "tenant", env, storm.ledger, seed), steps=steps)
+    report = storm.run()
+    if not report.problems:
+        mounts.detach_below(folder)
+        shutil.rmtree(folder)
+    return report, folder
+
+
+def main():
+    options = argparse.ArgumentParser(prog="storm", description=__doc__)
+    options.add_argument("--minutes", type=float, default=10, help="begin no storm after this long (default: 10)")
+    options.add_argument("--seed", help="one storm by this seed")
+    options.add_argument("--steps", type=int, default=6, help="faults in a storm (default: 6)")
+    options.add_argument("--where", choices=KINDS, default="host", help="where the tenant lives (default: host)")
+    given = options.parse_args()
+    dispositions.undo_inherited()
+    end = time.monotonic() + given.minutes * 60
+    storms = acknowledged = bad = 0
+    while (storms == 0 or time.monotonic() < end) and not (given.seed and storms):
+        seed = given.seed or secrets.token_hex(4)
+        report, folder = one(seed, given.where, given.steps)
+        storms += 1
+        acknowledged += report.acknowledged
+        if report.problems:
+            bad += 1
+            print(f"{report.words()}\n  kept: {folder}\n  again: make storm SEED={seed} STORM_WHERE={given.where}", flush=True)
+        else:
+            print(report.words().splitlines()[0], flush=True)
+    print(f"{storms} storms, {acknowledged} acknowledged operations, {bad} storms found something")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
