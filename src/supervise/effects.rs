@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::core::action::Action;
@@ -52,6 +53,10 @@ pub struct Shared {
     pub slow_downs: Cell<u64>,
     /// The app, from the decision to start it to the end of its last process.
     pub app: RefCell<App>,
+    /// The launch or reconnect under way.
+    pub launch: RefCell<Option<JoinHandle<()>>>,
+    /// The end has begun: whatever is still being launched is not wanted.
+    pub ending: Cell<bool>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
     /// A living rclone has said that everything is sent, and nothing was mounted since.
@@ -97,6 +102,8 @@ impl Effects {
             upload_failures: Cell::default(),
             slow_downs: Cell::default(),
             app: RefCell::default(),
+            launch: RefCell::default(),
+            ending: Cell::default(),
             served: Cell::default(),
             drained: Cell::default(),
             fenced: Cell::default(),
@@ -112,8 +119,14 @@ impl Effects {
         match action {
             Action::Prepare => spawn(prepare::prepare(shared)),
             Action::FetchKeys => spawn(keys::fetch(shared)),
-            Action::LaunchMount { within } => spawn(mounting::launch(shared, within)),
-            Action::Reconnect { fresh, within } => spawn(mounting::reconnect(shared, fresh, within)),
+            Action::LaunchMount { within } => {
+                let task = tokio::task::spawn_local(mounting::launch(Rc::clone(&shared), within));
+                shared.launch.replace(Some(task));
+            }
+            Action::Reconnect { fresh, within } => {
+                let task = tokio::task::spawn_local(mounting::reconnect(Rc::clone(&shared), fresh, within));
+                shared.launch.replace(Some(task));
+            }
             Action::ProbeMount => spawn(mounting::probe(shared)),
             Action::ProbeStorage => spawn(prepare::probe_storage(shared)),
             Action::TakeLease => spawn(leasing::take_lease(shared)),

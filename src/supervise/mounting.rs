@@ -21,6 +21,10 @@ const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// Deletions carried out at a time while the app waits.
 const SETTLED_AT_ONCE: usize = 32;
+/// The end waits this long for a launch that is under way.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// How often it looks whether that has started an rclone meanwhile.
+const RELEASE_LOOK: Duration = Duration::from_millis(20);
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -50,6 +54,9 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     };
     // A new rclone would list what the old one forgot to delete, and the app would find it again.
     settle_in_time(shared).await;
+    if shared.ending.get() {
+        return Ok(());
+    }
     shared.drained.set(false);
     let session = Session::launch(&claim, plan(shared, &tenant)).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
@@ -413,8 +420,26 @@ pub async fn terminate(shared: Rc<Shared>) {
 
 /// Leaves nothing behind: the rest of a stop that was cut short, the barrier, the lock on the cache.
 pub async fn release(shared: &Shared) {
-    let session = shared.session.borrow_mut().take();
-    if let Some(session) = session {
+    shared.ending.set(true);
+    let mut launch = shared.launch.take();
+    let deadline = Instant::now() + RELEASE_LIMIT;
+    loop {
+        let session = shared.session.borrow_mut().take();
+        if let Some(session) = session {
+            session.terminate(Duration::ZERO).await;
+        }
+        // A launch that is under way has the claim, and may be about to start an rclone.
+        let Some(task) = launch.as_mut().filter(|task| !task.is_finished()) else {
+            break;
+        };
+        if tokio::time::timeout(RELEASE_LOOK, task).await.is_ok() {
+            launch = None;
+        } else if Instant::now() > deadline {
+            break;
+        }
+    }
+    let late = shared.session.borrow_mut().take();
+    if let Some(session) = late {
         session.terminate(Duration::ZERO).await;
     }
     let claim = shared.claim.borrow_mut().take();
