@@ -53,6 +53,18 @@ impl State {
     }
 }
 
+/// Without a database, with keys for ever.
+pub fn a_tenant(driver: Driver) -> Prepared {
+    Prepared {
+        tenant: "acme".into(),
+        driver,
+        has_database: false,
+        has_index: true,
+        found_pending: 0,
+        keys_valid_for: None,
+    }
+}
+
 /// A tenant in virtual time.
 #[derive(Clone)]
 pub struct Life {
@@ -115,14 +127,7 @@ impl Life {
     }
 
     pub fn prepared(&mut self, driver: Driver) -> Vec<Action> {
-        self.on(Event::Prepared(Ok(Prepared {
-            tenant: "acme".into(),
-            driver,
-            has_database: false,
-            has_index: true,
-            found_pending: 0,
-            keys_valid_for: None,
-        })))
+        self.on(Event::Prepared(Ok(a_tenant(driver))))
     }
 
     /// Up to ready.

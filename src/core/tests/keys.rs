@@ -124,12 +124,8 @@ fn a_key_that_may_list_but_not_write_is_asked_for_again() {
 fn keys_are_asked_for_before_they_expire_and_again_when_nobody_answers() {
     let mut life = Life::new(policy());
     life.on(Event::Prepared(Ok(Prepared {
-        tenant: "acme".into(),
-        driver: Driver::Nfs,
-        has_database: false,
-        has_index: true,
-        found_pending: 0,
         keys_valid_for: Some(Duration::from_secs(1000)),
+        ..a_tenant(Driver::Nfs)
     })));
     assert!(!life.done.contains(&Action::FetchKeys));
     let mut asked = Vec::new();

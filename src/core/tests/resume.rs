@@ -23,12 +23,8 @@ fn shipped() -> Event {
 fn with_lease() -> Life {
     let mut life = Life::new(policy());
     life.on(Event::Prepared(Ok(Prepared {
-        tenant: "acme".into(),
-        driver: Driver::Nfs,
         has_database: true,
-        has_index: true,
-        found_pending: 0,
-        keys_valid_for: None,
+        ..a_tenant(Driver::Nfs)
     })));
     life.on(Event::Index(IndexEvent::Lease(Ok(LeaseTaken {
         epoch: 1,
@@ -145,12 +141,8 @@ fn a_stall_is_not_the_apps_slowness_and_no_stuck_mount() {
 fn keys_that_expired_in_the_sleep_are_asked_for_at_once() {
     let mut life = Life::new(policy());
     life.on(Event::Prepared(Ok(Prepared {
-        tenant: "acme".into(),
-        driver: Driver::Nfs,
-        has_database: false,
-        has_index: true,
-        found_pending: 0,
         keys_valid_for: Some(Duration::from_secs(3600)),
+        ..a_tenant(Driver::Nfs)
     })));
     life.on(Event::Mount(MountEvent::Ready));
     assert!(kinds(&life.on(away(0, 3600))).contains(&"fetch-keys"));
