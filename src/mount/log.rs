@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-use super::tombstones::Tombstones;
+use super::ledger::Ledger;
 
 /// Longer lines are cut into pieces of this many bytes.
 const LINE_MAX: u64 = 16 * 1024;
@@ -26,7 +26,7 @@ const TAIL: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub struct LogTail {
     tail: Arc<Mutex<Tail>>,
-    tombstones: Tombstones,
+    ledger: Ledger,
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +38,11 @@ struct Tail {
 }
 
 impl LogTail {
-    /// Deletions found in the log go to `tombstones`.
-    pub(super) fn new(tombstones: Tombstones) -> LogTail {
+    /// What the log says of files goes to `ledger`.
+    pub(super) fn new(ledger: Ledger) -> LogTail {
         LogTail {
             tail: Arc::default(),
-            tombstones,
+            ledger,
         }
     }
 
@@ -75,7 +75,7 @@ impl LogTail {
     }
 
     fn note(&self, line: &Line) {
-        self.tombstones
+        self.ledger
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
         self.with(|tail| {
             if let Some(why) = failed_upload(&line.message) {
