@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::watch;
 
 use super::ledger::Ledger;
 
@@ -27,6 +28,8 @@ const TAIL: usize = 8;
 pub struct LogTail {
     tail: Arc<Mutex<Tail>>,
     ledger: Ledger,
+    /// The last rename of a file that failed.
+    failed_rename: Arc<watch::Sender<Option<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +46,7 @@ impl LogTail {
         LogTail {
             tail: Arc::default(),
             ledger,
+            failed_rename: Arc::default(),
         }
     }
 
@@ -70,6 +74,16 @@ impl LogTail {
         self.with(|tail| tail.upload_failure.clone())
     }
 
+    /// Waits for a rename of a file to fail; the name it was to get, and why. Cancel safe.
+    pub(super) async fn failed_rename(&self) -> String {
+        let mut failed = self.failed_rename.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(words) => words.clone().unwrap_or_default(),
+            // It is part of what is borrowed here.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
         work(&mut self.tail.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -77,6 +91,9 @@ impl LogTail {
     fn note(&self, line: &Line) {
         self.ledger
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
+        if let (Some(why), Some(object)) = (line.message.strip_prefix("File.Rename error: "), &line.object) {
+            self.failed_rename.send_replace(Some(format!("{object}: {why}")));
+        }
         self.with(|tail| {
             if let Some(why) = failed_upload(&line.message) {
                 tail.upload_failures += 1;

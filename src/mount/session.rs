@@ -339,6 +339,16 @@ impl Session {
         status.unwrap_or_else(|| ExitStatus::from_raw(0xff00))
     }
 
+    /// Waits until rclone is not to be trusted with its files any more: on FUSE, when a rename has failed. It finds the file under
+    /// its old name then, takes it for one of the new name, and would store there what is written to it. (On NFS the guard puts
+    /// that right.) Says what happened, in words. Cancel safe.
+    pub async fn crooked(&self) -> String {
+        match self.0.driver {
+            Driver::Fuse => self.0.log.failed_rename().await,
+            Driver::Nfs => std::future::pending().await,
+        }
+    }
+
     /// Ends rclone: TERM to its group, KILL after `limit`; then removes the key's file and the socket. rclone drops its
     /// upload queue at once (the files stay in the cache), so drain first.
     pub async fn terminate(&self, limit: Duration) -> ExitStatus {

@@ -142,11 +142,20 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
     Ok(Some(session))
 }
 
-/// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
+/// Tells when rclone ends, or has to. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
     let kills = Kills::find();
     let before = kills.as_ref().and_then(Kills::count);
-    let status = session.exited().await;
+    let mut crooked = false;
+    let status = loop {
+        tokio::select! {
+            status = session.exited() => break status,
+            words = session.crooked(), if !crooked => {
+                crooked = true;
+                shared.send(Event::Mount(MountEvent::Crooked(words)));
+            }
+        }
+    };
     let mut words = status.to_string();
     if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
         words = format!("{words}; the kernel killed it for memory: give the machine more");
