@@ -2,6 +2,7 @@
 deleted is not."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -41,6 +42,13 @@ def wait_contents(s3_server, wanted, seconds=40):
 
 def restored(tenant, name):
     return any('"upload_restored"' in line and name in line for line in tenant.log().splitlines())
+
+
+def settled(tenant, name):
+    """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
+    lines = [json.loads(line) for line in (tenant.cache / "ledger.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["name"] == name][-1:]
+    return bool(last) and "wanted" not in last[0]
 
 
 def test_an_upload_that_arrives_after_a_newer_one_does_not_stay(tenant, s3_server, network):
@@ -115,6 +123,26 @@ def test_a_rename_that_meets_an_upload_of_its_target_costs_neither_file(tenant, 
     assert {name: (tenant.mount / name).read_text() for name in os.listdir(tenant.mount)} == wanted
     assert tenant.stop().code == 0
     wait_contents(s3_server, wanted, 0)
+
+
+def test_a_file_whose_rename_failed_is_stored_under_the_name_it_kept(tenant, s3_server, network):
+    """rclone would take it for the new name from then on. (nfs: tests/vm/test_rename.py)"""
+    (tenant.mount / "stored.md").write_text("before\n")
+    wait_until(lambda: settled(tenant, "stored.md"), 20)
+    network.status(500)
+    with pytest.raises(OSError) as failure:
+        os.rename(tenant.mount / "stored.md", tenant.mount / "moved.md")
+    assert failure.value.errno == errno.EIO
+    network.ok()
+    if tenant.status()["services"]["mount"]["driver"] == "fuse":
+        wait_until(lambda: tenant.status()["services"]["mount"]["restarts"] == 1, 20, tenant.log)
+    wait_until(tenant.ready, 40, tenant.log)
+    with open(tenant.mount / "stored.md", "a") as file:
+        file.write("after\n")
+    wait_contents(s3_server, {"stored.md": "before\nafter\n"})
+    assert os.listdir(tenant.mount) == ["stored.md"]
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"stored.md": "before\nafter\n"}, 0)
 
 
 def test_a_file_renamed_over_one_that_is_uploaded_survives_an_rclone_that_is_killed_then(make_tenant, s3_server, network):
