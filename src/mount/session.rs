@@ -163,12 +163,10 @@ impl Session {
         let mounted = present.is_some();
         let run = RunFiles::below(&plan.mount.run_dir)?;
         write_configuration(&run, &plan.storage)?;
-        plan.ledger
-            .open(&claim.cache_dir)
-            .map_err(|source| MountError::Cache {
-                path: claim.cache_dir.clone(),
-                source,
-            })?;
+        plan.ledger.open(&claim.cache_dir).map_err(|source| MountError::Cache {
+            path: claim.cache_dir.clone(),
+            source,
+        })?;
         let found = mend_cache(&claim.cache_dir, &plan.storage.bucket, &plan.ledger).await?;
         let write_back = plan.mount.write_back;
         let mount = Mount {
