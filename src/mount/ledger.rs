@@ -62,6 +62,8 @@ pub struct Entry {
     pub seen: bool,
     /// Its upload is still to come.
     queued: bool,
+    /// rclone knows the object.
+    landed: bool,
     /// Not before.
     next: Timestamp,
     /// An attempt that failed can arrive until then.
@@ -154,11 +156,20 @@ impl Ledger {
         let Some(object) = object else { return };
         let list = &mut *self.lock();
         if message == "vfs cache: removed cache file as file deleted" {
-            list.want(object, Wanted::Absent, now);
+            // Of a file that is stored rclone knows the object, and the deletion succeeds or fails with it.
+            let forgotten = list.names.get(object).is_some_and(|entry| !entry.landed);
+            if forgotten {
+                list.want(object, Wanted::Absent, now);
+            } else {
+                list.drop(object, now);
+            }
         } else if let Some(new) = message.strip_prefix("vfs cache: renamed in cache to ") {
+            let new = new.trim_matches('"');
             list.want(object, Wanted::Absent, now);
+            let copied = list.names.get(new).is_some_and(|entry| entry.wanted == Wanted::Copied);
             // If it is still to be uploaded, its description says so.
-            list.want(new.trim_matches('"'), Wanted::Uploaded, now);
+            list.want(new, Wanted::Uploaded, now);
+            list.change(new, |entry| entry.landed = copied);
         } else if let Some((_, new)) = message
             .strip_prefix("Copied (")
             .and_then(|rest| rest.split_once(" to: "))
@@ -314,6 +325,7 @@ impl Entry {
             since,
             seen: false,
             queued: false,
+            landed: false,
             next: since,
             risk: Timestamp::MIN,
         }
@@ -342,6 +354,12 @@ impl List {
         }
     }
 
+    fn drop(&mut self, name: &str, now: Timestamp) {
+        if self.names.remove(name).is_some() {
+            self.write(name, None, now);
+        }
+    }
+
     fn landed(&mut self, name: &str, now: Timestamp) {
         match self.names.get_mut(name) {
             // Its upload was under way when it was deleted, and ended only now.
@@ -352,7 +370,10 @@ impl List {
                 };
             }
             // The copy was made by rclone after it had uploaded the source, or is an upload that the copy has overtaken.
-            _ => self.want(name, Wanted::Uploaded, now),
+            _ => {
+                self.want(name, Wanted::Uploaded, now);
+                self.change(name, |entry| entry.landed = true);
+            }
         }
     }
 
@@ -427,9 +448,11 @@ mod tests {
     fn deleted_and_renamed_names_are_remembered_until_they_are_used_again() {
         let ledger = Ledger::default();
         let now = Timestamp::now();
-        ledger.note(REMOVED, Some("a.md"), now);
+        for name in ["a.md", "d.md"] {
+            ledger.note(QUEUED, Some(name), now);
+            ledger.note(REMOVED, Some(name), now);
+        }
         ledger.note("vfs cache: renamed in cache to \"c.md\"", Some("b.md"), now);
-        ledger.note(REMOVED, Some("d.md"), now);
         assert_eq!(names(ledger.deletions()), ["a.md", "b.md", "d.md"]);
         assert_eq!(names(ledger.due(now)), ["a.md", "b.md", "c.md", "d.md"]);
         ledger.note(QUEUED, Some("a.md"), now);
@@ -470,11 +493,25 @@ mod tests {
     }
 
     #[test]
+    fn the_deletion_of_a_stored_file_is_left_to_rclone() {
+        let ledger = Ledger::default();
+        let now = Timestamp::now();
+        ledger.note(REMOVED, Some("a.md"), now);
+        ledger.note(UPLOADED, Some("b.md"), now);
+        ledger.note(REMOVED, Some("b.md"), now);
+        ledger.note("Copied (server-side copy) to: d.md", Some("c.md"), now);
+        ledger.note("vfs cache: renamed in cache to \"d.md\"", Some("c.md"), now);
+        ledger.note(REMOVED, Some("d.md"), now);
+        assert_eq!(names(ledger.unseen()), ["c.md"], "it may have failed");
+    }
+
+    #[test]
     fn what_nobody_has_seen_survives_in_the_journal() {
         let cache = tempfile::tempdir().unwrap();
         let ledger = Ledger::load(cache.path());
         ledger.open(cache.path()).unwrap();
         let now = Timestamp::now();
+        ledger.note(QUEUED, Some("a.md"), now);
         ledger.note(REMOVED, Some("a.md"), now);
         ledger.note(QUEUED, Some("b.md"), now);
         ledger.note(UPLOADED, Some("c.md"), now);

@@ -180,6 +180,24 @@ def test_a_deletion_survives_a_supervisor_that_is_killed_right_after_it(make_ten
     assert again.stop().code == 0
 
 
+def test_a_deletion_that_the_bucket_refused_is_not_made_later(tenant, s3_server, network):
+    """The program was told that the file is still there."""
+    for name in ("kept.md", "other.md"):
+        (tenant.mount / name).write_text("kept\n")
+    wait_until(lambda: settled(tenant, "kept.md") and settled(tenant, "other.md"), 20)
+    network.status(500)
+    with pytest.raises(OSError) as failure:
+        (tenant.mount / "kept.md").unlink()
+    assert failure.value.errno == errno.EIO
+    network.ok()
+    wait_until(tenant.ready, 40, tenant.log)
+    (tenant.mount / "other.md").unlink()
+    wait_until(lambda: s3_server.objects() == {"kept.md": 5}, 20)
+    assert (tenant.mount / "kept.md").read_text() == "kept\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"kept.md": "kept\n"}, 0)
+
+
 def test_a_change_made_elsewhere_is_left_alone(tenant, s3_server, rclone):
     """By somebody who is not this machine, at the moment of an upload."""
     (tenant.mount / "note.md").write_text("from here\n")
