@@ -23,6 +23,7 @@ pub mod event;
 pub mod health;
 pub mod index;
 pub mod keys;
+pub mod orphaned;
 pub mod policy;
 pub mod pressure;
 pub mod reconnect;

@@ -34,6 +34,16 @@ impl State {
             return self.mount_refused(failure, ran, now);
         }
         let permanent = matches!(failure.exit, Exit::Refused | Exit::Config | Exit::Machine);
+        if !self.mounter.ever_ready && self.launches_again(&failure) {
+            let again = self.mounter.backoff.failed(cause, now, ran, false);
+            if let Verdict::Retry(delay) = again {
+                *self.mounter.restarts.entry(cause).or_default() += 1;
+                self.mounter.retry_delay = delay;
+                let mut actions = vec![Action::Say(Level::Error, "tenant", failure.words)];
+                actions.extend(self.recover_app(now));
+                return actions;
+            }
+        }
         if permanent || !self.mounter.ever_ready {
             return self.begin_stop(Cause::Failure(failure), now);
         }

@@ -8,6 +8,7 @@ use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
 use crate::core::keys::Keys;
+use crate::core::orphaned::Orphaned;
 use crate::core::policy::Policy;
 use crate::core::pressure::Pressure;
 use crate::core::reconnect::Reconnect;
@@ -190,6 +191,8 @@ pub struct State {
     pub(super) pressure: Pressure,
     pub(super) keys: Keys,
     pub(super) recheck: Recheck,
+    /// The supervisor before this one has died.
+    pub(super) orphaned: Option<Orphaned>,
     /// How often this machine came back.
     pub(super) totals_resumed: u64,
     /// Answers of the store that asked us to slow down.
@@ -241,6 +244,7 @@ impl State {
             pressure: Pressure::default(),
             keys: Keys::default(),
             recheck: Recheck::default(),
+            orphaned: None,
             totals_resumed: 0,
             totals_slow_downs: 0,
             upload_failures: 0,
@@ -296,6 +300,7 @@ impl State {
             _ => {}
         }
         due.extend(self.reconnect_due());
+        due.extend(self.orphan_due());
         match &self.app.state {
             AppState::Starting { since } => due.push(*since + self.policy.app_start_timeout),
             AppState::Ending { kill_at: Some(at), .. } => due.push(*at),

@@ -51,6 +51,9 @@ impl State {
             return Vec::new();
         }
         match result {
+            Err(failure) if self.prepared_again(&failure, now) => {
+                vec![Action::Say(Level::Warn, "tenant", failure.words)]
+            }
             Err(failure) => self.begin_stop(Cause::Failure(failure), now),
             Ok(prepared) => {
                 let mut actions = Vec::new();
@@ -81,6 +84,8 @@ impl State {
         self.keys_handed_over();
         let within = if self.mounter.ever_ready {
             self.policy.start_timeout
+        } else if let Some(limit) = self.orphan_launch_limit(now) {
+            limit
         } else {
             // Another machine's lease is not this one's slowness.
             (self.policy.start_timeout + self.index.waited)
@@ -175,7 +180,9 @@ impl State {
     /// Starts the app if mount and index are there and it does not run.
     pub(super) fn start_app_when_possible(&mut self, now: Duration) -> Vec<Action> {
         let ready = self.stage == Stage::Serving && self.index.is_usable();
-        if ready && self.app.state == AppState::Off && !self.holds_app(now) {
+        if ready && self.orphaned.is_some() {
+            self.store_what_is_left(now)
+        } else if ready && self.app.state == AppState::Off && !self.holds_app(now) {
             self.start_app(now)
         } else {
             Vec::new()
@@ -276,6 +283,7 @@ impl State {
             _ => {}
         }
         actions.extend(self.reconnect_timer(now));
+        actions.extend(self.orphan_timer(now));
         match &self.app.state {
             AppState::Starting { since } if *since + self.policy.app_start_timeout <= now => {
                 actions.extend(self.app_start_timed_out(now));

@@ -13,8 +13,10 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -38,6 +40,9 @@ use super::unmount::{self, Extent};
 use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
+
+/// Bytes of log that nobody reads before rclone stops at it: the most that an ordinary user may ask for.
+const LOG_ROOM: i32 = 1 << 20;
 
 /// What a mounter is started with.
 #[derive(Clone)]
@@ -203,27 +208,33 @@ impl Session {
             mounted,
         });
         let log = LogTail::new(plan.tombstones.clone());
+        let spawn_failed = |source| MountError::Spawn {
+            program: mount.rclone.clone(),
+            source,
+        };
+        // rclone keeps a reading end of its own log: if we die it must not die of its next line.
+        let (lines, to_us) = io::pipe().map_err(spawn_failed)?;
+        // Where that is not allowed it has room for fewer lines then.
+        let _ = fcntl(&lines, FcntlArg::F_SETPIPE_SZ(LOG_ROOM));
         let mut child = Command::new(&mount.rclone)
             .args(arguments)
             .env_clear()
             .envs(command::environment(std::env::vars_os(), &run))
             .current_dir("/")
             .stdin(Stdio::from(lock))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::from(lines.try_clone().map_err(spawn_failed)?))
+            .stderr(Stdio::from(to_us))
             .process_group(0)
             .spawn()
-            .map_err(|source| MountError::Spawn {
-                program: mount.rclone.clone(),
-                source,
-            })?;
+            .map_err(spawn_failed)?;
         let pid = child.id().unwrap_or_default();
         claim.record_mounter(pid);
         if let Some(score) = plan.oom_score_adj {
             set_oom_score(pid, score);
         }
-        if let Some(pipe) = child.stderr.take() {
-            tokio::spawn(log::forward(pipe, log.clone()));
+        match pipe::Receiver::from_owned_fd(lines.into()) {
+            Ok(lines) => drop(tokio::spawn(log::forward(lines, log.clone()))),
+            Err(error) => tracing::warn!(%error, "rclone's log cannot be read"),
         }
         let (publish, exit) = watch::channel(None);
         tokio::spawn(async move {

@@ -113,6 +113,11 @@ impl Effects {
         }
     }
 
+    /// The life before this one has served the tenant, and this one answers for it.
+    pub fn has_served(&self) {
+        self.shared.served.set(true);
+    }
+
     /// Starts what `action` asks for; the outcome arrives as events.
     pub fn perform(&self, action: Action) {
         let shared = Rc::clone(&self.shared);

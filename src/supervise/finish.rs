@@ -5,11 +5,13 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::app::command;
 use crate::config::Config;
 use crate::core::event::Failure;
 use crate::core::verdict::{Cause, Verdict, decide};
 use crate::exit::Exit;
-use crate::mount::pending;
+use crate::index;
+use crate::mount::{Tombstones, pending};
 use crate::supervise::effects::Shared;
 use crate::supervise::mounting;
 
@@ -22,7 +24,8 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
     // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
     mounting::release(shared).await;
     let config = &shared.config;
-    let mut names = shared.bucket.borrow().as_deref().map_or_else(Vec::new, |bucket| {
+    let bucket = shared.bucket.borrow().clone();
+    let mut names = bucket.as_deref().map_or_else(|| left(config), |bucket| {
         let mut names = unsent(config, bucket);
         // After an rclone that was killed its notes may say "sent" of what was never sent.
         if !shared.drained.get() {
@@ -38,9 +41,8 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
                 .tombstones
                 .all()
                 .into_iter()
-                // The self-test's scratch files are nobody's data.
-                .filter(|(name, _)| !name.starts_with(".tenant-init/"))
-                .map(|(name, _)| format!("{name} (to be deleted)")),
+                .filter(is_data)
+                .map(|(name, _)| to_be_deleted(&name)),
         );
         mounting::keep_deletions(shared);
     }
@@ -71,16 +73,67 @@ fn write_marker(config: &Config, verdict: &Verdict) {
     }
 }
 
+/// The end of a life for which there is nothing more to do: names what is left on this disk, and for the next start writes the
+/// marker.
+pub fn at_once(config: &Config, cause: &Cause, seconds: f64) -> Exit {
+    let index_pending = match unshipped(config) {
+        Ok(transactions) => transactions,
+        Err(error) => {
+            tracing::error!(event = "index_unreadable", "cannot tell what of the index is not stored: {error}");
+            1
+        }
+    };
+    let verdict = decide(cause, true, left(config), index_pending, seconds);
+    write_marker(config, &verdict);
+    announce(&verdict)
+}
+
+/// Transactions of basic-memory's index that a life before this one left in the outbox.
+fn unshipped(config: &Config) -> Result<u64, String> {
+    if !command::is_basic_memory(config) {
+        return Ok(0);
+    }
+    let pending = index::pending(&command::index_file(config), 0).map_err(|error| error.to_string())?;
+    Ok(pending.transactions)
+}
+
+/// Is there anything on this disk that could be stored?
+pub fn anything_left(config: &Config) -> bool {
+    !left(config).is_empty() || unshipped(config).map_or(true, |transactions| transactions > 0)
+}
+
+/// Names of everything on this disk that is not stored, when it is not known in which bucket it belongs.
+fn left(config: &Config) -> Vec<String> {
+    let cache_dir = &config.mount.cache_dir;
+    let mut names = match pending::left(cache_dir) {
+        Ok(names) => names,
+        Err(error) => vec![unknown(config, &error)],
+    };
+    let deletions = Tombstones::load(cache_dir).all().into_iter();
+    names.extend(deletions.filter(is_data).map(|(name, _)| to_be_deleted(&name)));
+    names
+}
+
+/// The self-test's scratch files are nobody's data.
+fn is_data((name, _): &(String, jiff::Timestamp)) -> bool {
+    !name.starts_with(".tenant-init/")
+}
+
+fn to_be_deleted(name: &str) -> String {
+    format!("{name} (to be deleted)")
+}
+
+fn unknown(config: &Config, error: &std::io::Error) -> String {
+    format!("(unknown: the cache {} cannot be read: {error})", config.mount.cache_dir.display())
+}
+
 /// Names of the files in the cache that are not in `bucket`.
 fn unsent(config: &Config, bucket: &str) -> Vec<String> {
     match pending::unsent(&config.mount.cache_dir, bucket) {
         Ok(files) => files.into_iter().map(|file| file.name).collect(),
         Err(error) => {
             tracing::error!(event = "cache_unreadable", "cannot tell what is not stored: {error}");
-            vec![format!(
-                "(unknown: the cache {} cannot be read: {error})",
-                config.mount.cache_dir.display()
-            )]
+            vec![unknown(config, &error)]
         }
     }
 }
