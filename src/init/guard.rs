@@ -171,7 +171,11 @@ impl Guardian {
     /// Starts another child in the place of the one that has ended, and returns how that ends; `None` when it cannot be
     /// started.
     pub(super) fn replace_child(&mut self, command: &[OsString]) -> Option<Ended> {
-        let (child, _) = start(self.mode, command, self.mask, self.own_session, None).ok()?;
+        // A stop signal that comes before it has handlers must wait, not end it.
+        let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT]
+            .into_iter()
+            .fold(self.mask, |mask, signal| mask | bit(signal));
+        let (child, _) = start(self.mode, command, mask, self.own_session, None).ok()?;
         self.child = child;
         Some(self.watch())
     }

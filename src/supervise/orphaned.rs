@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getppid};
 use tokio::time::sleep;
 
@@ -33,6 +33,8 @@ use crate::supervise::{Keys, Life, Signals, finish, identity, live};
 const LOOK: Duration = Duration::from_millis(20);
 /// From KILL to going on without the process: it hangs in the kernel.
 const UNKILLABLE: Duration = Duration::from_secs(5);
+/// The app gets this much of the time; in an ordinary stop there is less to be done after it.
+const APP_SHARE: f64 = 0.4;
 /// The port of the dead supervisor is free as soon as the kernel has cleared it away.
 const PORT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,11 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
         Ok(signals) => signals,
         Err(error) => return finish::before_the_start(Exit::Bug, &format!("cannot receive signals: {error}")),
     };
+    // The guardian has blocked them for us until now.
+    let stops = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);
+    if let Err(error) = stops.thread_unblock() {
+        tracing::error!(event = "recover", "stop signals stay blocked: {error}");
+    }
     tracing::warn!(event = "recover", "{}: what it left is stored and ended", died.words);
     let config = Arc::new(config);
     let policy = Policy::new(&config, fastrand::u64(..));
@@ -92,9 +99,9 @@ fn grace(config: &Config, policy: &Policy) -> Duration {
         .and_then(|path| mountinfo::at(&path))
         .is_ok_and(|found| found.iter().any(|entry| entry.fstype.starts_with("nfs")));
     if hangs {
-        RECOVERY_APP_GRACE.min(policy.app_stop_grace())
+        RECOVERY_APP_GRACE.min(policy.stop_timeout.mul_f64(APP_SHARE))
     } else {
-        policy.app_stop_grace()
+        policy.stop_timeout.mul_f64(APP_SHARE)
     }
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from lib.faultproxy import FaultProxy
 from lib.stage import processes_naming
-from lib.tenant import descendants
+from lib.tenant import children, cmdline, descendants
 from lib.wait import wait_until
 
 FAST = {"TENANT_INIT_HEALTH__STORAGE_INTERVAL": "500ms", "TENANT_INIT_HEALTH__MOUNT_INTERVAL": "500ms"}
@@ -57,8 +57,9 @@ class Patient:
 
     def recovering(self):
         """Waits until somebody has taken the supervisor's place; its pid."""
-        return wait_until(lambda: next(pid for pid, words in processes_naming(self.tenant.folder).items()
-                                       if " recover " in words and "launch" not in words), 20, "the recovery runs")
+        guardian = self.tenant.process.pid
+        return wait_until(lambda: [pid for pid in children(guardian) if b"recover" in cmdline(pid).split(b"\0")[:2]], 20,
+                          "the recovery runs")[0]
 
     def ended(self, code, seconds=60):
         """Waits for the end: nothing is left of it, and the verdict stands where the next start looks for it."""
