@@ -56,6 +56,7 @@ impl State {
                 *self.mounter.restarts.entry(cause).or_default() += 1;
                 self.mounter.retry_delay = delay;
                 self.mounter.stuck = None;
+                self.mounter.hung = 0;
                 let mut actions = vec![Action::Say(
                     Level::Error,
                     "tenant",
@@ -86,8 +87,11 @@ impl State {
         actions
     }
 
-    /// Nothing failed: rclone is replaced on purpose, by the same way as after a failure.
+    /// Nothing failed: rclone is replaced on purpose, by the same ways as after a failure.
     pub(super) fn restart_mounter(&mut self, cause: &'static str, words: &str, now: Duration) -> Vec<Action> {
+        if self.replaced_behind_the_guard(cause, words, now) {
+            return vec![Action::Say(Level::Info, "mounter_replaced", words.to_owned())];
+        }
         *self.mounter.restarts.entry(cause).or_default() += 1;
         self.mounter.last_error = Some(words.to_owned());
         self.mounter.retry_delay = Duration::ZERO;

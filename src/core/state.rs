@@ -64,8 +64,12 @@ pub struct Mounter {
     pub ever_ready: bool,
     /// What does not answer, and for how many probes in a row.
     pub stuck: Option<(String, u32)>,
+    /// Rounds in a row in which rclone was proven to hang.
+    pub hung: u32,
     /// A health round is under way.
     pub probing: bool,
+    /// The end of the last one.
+    pub probed: Option<Duration>,
     /// The next health round.
     pub next_probe: Duration,
     /// rclone is being replaced behind the guard.
@@ -219,7 +223,9 @@ impl State {
                 ready_since: None,
                 ever_ready: false,
                 stuck: None,
+                hung: 0,
                 probing: false,
+                probed: None,
                 next_probe: Duration::ZERO,
                 reconnect: None,
                 retry_delay: Duration::ZERO,

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use crate::core::action::{Action, Level};
-use crate::core::event::{AppEvent, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
-use crate::core::policy::{BUSY_QUEUE_INTERVAL, OUTAGE_PROBE_INTERVAL, STUCK_PROBES};
+use crate::core::event::{AppEvent, Driver, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
+use crate::core::policy::{
+    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, STUCK_PROBES,
+};
 use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
@@ -106,6 +108,7 @@ impl State {
                 self.mounter.ready_since = Some(now);
                 self.mounter.ever_ready = true;
                 self.mounter.stuck = None;
+                self.mounter.hung = 0;
                 self.mounter.probing = false;
                 self.mounter.next_probe = now + BUSY_QUEUE_INTERVAL;
                 self.pressure.mount_ready();
@@ -128,6 +131,12 @@ impl State {
             MountEvent::Lost(words) => self.mount_failed("lost", Failure::new(Exit::Budget, words), now),
             MountEvent::Reconnected => self.reconnected(now),
             MountEvent::ReconnectFailed(failure) => self.reconnect_failed(failure, now),
+            MountEvent::Slow => {
+                // Soon, not in a row: calls that wait for the bucket may do so for long.
+                let soon = self.mounter.probed.map_or(now, |last| last + BUSY_QUEUE_INTERVAL);
+                self.mounter.next_probe = self.mounter.next_probe.min(soon.max(now));
+                Vec::new()
+            }
             MountEvent::Health(health) => self.mount_probed(health, now),
             MountEvent::Mode { read_only, result } => self.mount_mode_changed(read_only, result, now),
         }
@@ -135,6 +144,7 @@ impl State {
 
     fn mount_probed(&mut self, health: MountHealth, now: Duration) -> Vec<Action> {
         self.mounter.probing = false;
+        self.mounter.probed = Some(now);
         if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
             self.totals_slow_downs += queue.new_slow_downs;
@@ -145,7 +155,9 @@ impl State {
         }
         let busy = self.queue.files > 0 || health.stuck.is_some();
         self.mounter.next_probe = now
-            + if busy {
+            + if health.hung {
+                HUNG_PAUSE
+            } else if busy {
                 self.policy.mount_interval.min(BUSY_QUEUE_INTERVAL)
             } else {
                 self.policy.mount_interval
@@ -164,13 +176,19 @@ impl State {
         let judged = self.stage == Stage::Serving && !self.is_paused();
         let Some(words) = health.stuck.filter(|_| judged) else {
             self.mounter.stuck = None;
+            self.mounter.hung = 0;
             return actions;
         };
         let count = self.mounter.stuck.as_ref().map_or(0, |(_, n)| *n) + 1;
+        self.mounter.hung = if health.hung { self.mounter.hung + 1 } else { 0 };
+        let proven = match self.driver() {
+            Some(Driver::Nfs) => HUNG_PROBES,
+            _ => HUNG_PROBES_FUSE,
+        };
         self.mounter.stuck = Some((words.clone(), count));
         // A silent bucket makes the mount look stuck: that is an outage, and a restart of rclone would not help.
         let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
-        if count >= STUCK_PROBES && bucket_answers {
+        if self.mounter.hung >= proven || (count >= STUCK_PROBES && bucket_answers) {
             let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
             actions.extend(self.mounter_lost("stuck", failure, now));
         }

@@ -41,6 +41,8 @@ use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
 
+/// Between two looks at the calls that are under way.
+const CALLS_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of log that nobody reads before rclone stops at it: the most that an ordinary user may ask for.
 const LOG_ROOM: i32 = 1 << 20;
 
@@ -143,6 +145,25 @@ impl Session {
         };
         unmount::clear(&claim.path, &claim.prober, extent).await?;
         Session::start(claim, plan, lock, None).await
+    }
+
+    /// Returns when a call has been waiting for rclone for this long; then again not before as much time has passed. Never on
+    /// FUSE, where calls are not seen.
+    pub async fn call_waits(&self, limit: Duration) {
+        match &self.0.link {
+            Some(link) => link.handle().call_waits(limit).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Holds the calls that come from now on, and waits for those that rclone has, at most for `limit`.
+    pub async fn finish_calls(&self, limit: Duration) {
+        let Some(link) = &self.0.link else { return };
+        link.part();
+        let began = Instant::now();
+        while link.handle().under_way() > 0 && began.elapsed() < limit {
+            tokio::time::sleep(CALLS_PAUSE).await;
+        }
     }
 
     /// Starts another rclone behind the guard of this one; the mount stays. This one is killed if it still runs. Calls wait

@@ -128,8 +128,9 @@ impl Effects {
                 let task = tokio::task::spawn_local(mounting::launch(Rc::clone(&shared), within));
                 shared.launch.replace(Some(task));
             }
-            Action::Reconnect { fresh, within } => {
-                let task = tokio::task::spawn_local(mounting::reconnect(Rc::clone(&shared), fresh, within));
+            Action::Reconnect { fresh, gently, within } => {
+                let how = mounting::How { fresh, gently };
+                let task = tokio::task::spawn_local(mounting::reconnect(Rc::clone(&shared), how, within));
                 shared.launch.replace(Some(task));
             }
             Action::ProbeMount => spawn(mounting::probe(shared)),

@@ -25,6 +25,10 @@ const SETTLED_AT_ONCE: usize = 32;
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks whether that has started an rclone meanwhile.
 const RELEASE_LOOK: Duration = Duration::from_millis(20);
+/// A call that waits this long is a reason to look at the mount.
+const SLOW_CALL: Duration = Duration::from_secs(1);
+/// A call that takes longer (it waits for the bucket) is not finished before rclone is replaced, but repeated after it.
+const CALLS_LIMIT: Duration = Duration::from_secs(2);
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -117,10 +121,17 @@ fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
     }
 }
 
+/// See `Action::Reconnect`.
+#[derive(Clone, Copy)]
+pub struct How {
+    pub fresh: bool,
+    pub gently: bool,
+}
+
 /// `Action::Reconnect`
-pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
+pub async fn reconnect(shared: Rc<Shared>, how: How, within: Duration) {
     let deadline = Instant::now() + within;
-    match try_reconnect(&shared, fresh, deadline).await {
+    match try_reconnect(&shared, how, deadline).await {
         Ok(Some(session)) => {
             shared.send(Event::Mount(MountEvent::Reconnected));
             watch(shared, session).await;
@@ -131,13 +142,16 @@ pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
     }
 }
 
-async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> Result<Option<Session>, Failure> {
+async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Result<Option<Session>, Failure> {
     let claim = shared.claim.borrow().clone();
     let (Some(tenant), Some(claim), Some(lost)) = (shared.tenant(), claim, shared.session()) else {
         return Ok(None);
     };
     let began = Instant::now();
-    let session = if fresh || lost.exit_status().is_some() {
+    if how.gently {
+        lost.finish_calls(CALLS_LIMIT).await;
+    }
+    let session = if how.fresh || lost.exit_status().is_some() {
         let relaunched = lost.relaunch(&claim, plan(shared, &tenant)).await;
         let session = relaunched.map_err(|error| Failure::new(error.exit(), error.to_string()))?;
         // Put in place only where it belongs: the drain and the end of a stop look for it there.
@@ -177,7 +191,12 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
 async fn watch(shared: Rc<Shared>, session: Session) {
     let kills = Kills::find();
     let before = kills.as_ref().and_then(Kills::count);
-    let status = session.exited().await;
+    let status = loop {
+        tokio::select! {
+            status = session.exited() => break status,
+            () = session.call_waits(SLOW_CALL) => shared.send(Event::Mount(MountEvent::Slow)),
+        }
+    };
     let mut words = status.to_string();
     if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
         words = format!("{words}; the kernel killed it for memory: give the machine more");
@@ -224,8 +243,9 @@ pub async fn probe(shared: Rc<Shared>) {
         }));
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
+    let hung = health.hung;
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
-    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue, room })));
+    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, hung, queue, room })));
     application::save_projects(&shared).await;
     settle_deletions(&shared, CANCELLED_UPLOAD).await;
     keep_deletions(&shared);
