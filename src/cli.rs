@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::core::orphaned::Died;
 use crate::config::{self, Config, Environment, Flag, FlagValue, Sources};
+use crate::core::orphaned::Died;
 use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};

@@ -148,14 +148,18 @@ impl State {
         if self.orphan_due().is_none_or(|due| due > now) {
             return Vec::new();
         }
-        let again = self
-            .orphaned
-            .as_mut()
-            .and_then(|orphaned| orphaned.prepare_at.take().filter(|_| now < orphaned.until));
-        match again {
-            Some(_) => vec![Action::Prepare],
-            None => self.store_what_is_left(now),
+        let Some(orphaned) = &mut self.orphaned else {
+            return Vec::new();
+        };
+        let over = now >= orphaned.until;
+        if orphaned.prepare_at.take().is_some() && !over {
+            return vec![Action::Prepare];
         }
+        let mut actions = self.store_what_is_left(now);
+        if over {
+            actions.extend(self.time_is_up("the stop deadline has passed", now));
+        }
+        actions
     }
 
     /// As `code: words`.

@@ -242,7 +242,9 @@ fn find_mounter(cache_dir: &Path) -> Option<i32> {
 
 /// Ends the rclone of a life before this one, after flushing what the kernel still holds for it.
 async fn end_orphan(cache_dir: &Path, path: &Path, prober: &Prober) -> Result<(), MountError> {
-    let found = || find_mounter(cache_dir).ok_or_else(|| locked(cache_dir, "an rclone of an earlier life that cannot be found"));
+    let found = || {
+        find_mounter(cache_dir).ok_or_else(|| locked(cache_dir, "an rclone of an earlier life that cannot be found"))
+    };
     let pid = soon(found).await?;
     tracing::warn!(
         pid,
@@ -250,7 +252,8 @@ async fn end_orphan(cache_dir: &Path, path: &Path, prober: &Prober) -> Result<()
     );
     // An NFS mount leads to the guard of that life, which has ended with it: nothing can be flushed.
     let alive = |found: &[mountinfo::Entry]| {
-        let served = |entry: &mountinfo::Entry| entry.kind() == mountinfo::Kind::Tenant && entry.fstype == "fuse.rclone";
+        let served =
+            |entry: &mountinfo::Entry| entry.kind() == mountinfo::Kind::Tenant && entry.fstype == "fuse.rclone";
         found.iter().any(served)
     };
     if mountinfo::at(path).is_ok_and(|found| alive(&found)) {

@@ -347,12 +347,17 @@ mod tests {
     #[test]
     fn a_process_that_is_stopped_rests_and_one_that_computes_does_not() {
         assert_eq!(state_in("12 (a) R 9 (b) S 7 12"), Some('S'));
-        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let mut busy = std::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(busy.id()).unwrap());
-        let seen = |wanted: bool| (0..1000).any(|_| {
-            std::thread::sleep(Duration::from_millis(5));
-            rests(busy.id()) == wanted
-        });
+        let seen = |wanted: bool| {
+            (0..1000).any(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                rests(busy.id()) == wanted
+            })
+        };
         assert!(seen(false), "it computes");
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
         assert!(seen(true), "it is stopped");

@@ -25,16 +25,19 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
     mounting::release(shared).await;
     let config = &shared.config;
     let bucket = shared.bucket.borrow().clone();
-    let mut names = bucket.as_deref().map_or_else(|| left(config), |bucket| {
-        let mut names = unsent(config, bucket);
-        // After an rclone that was killed its notes may say "sent" of what was never sent.
-        if !shared.drained.get() {
-            names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
-            names.sort();
-            names.dedup();
-        }
-        names
-    });
+    let mut names = bucket.as_deref().map_or_else(
+        || left(config),
+        |bucket| {
+            let mut names = unsent(config, bucket);
+            // After an rclone that was killed its notes may say "sent" of what was never sent.
+            if !shared.drained.get() {
+                names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
+                names.sort();
+                names.dedup();
+            }
+            names
+        },
+    );
     if let Some(tenant) = shared.tenant() {
         names.extend(
             tenant
@@ -79,7 +82,10 @@ pub fn at_once(config: &Config, cause: &Cause, seconds: f64) -> Exit {
     let index_pending = match unshipped(config) {
         Ok(transactions) => transactions,
         Err(error) => {
-            tracing::error!(event = "index_unreadable", "cannot tell what of the index is not stored: {error}");
+            tracing::error!(
+                event = "index_unreadable",
+                "cannot tell what of the index is not stored: {error}"
+            );
             1
         }
     };
@@ -124,7 +130,10 @@ fn to_be_deleted(name: &str) -> String {
 }
 
 fn unknown(config: &Config, error: &std::io::Error) -> String {
-    format!("(unknown: the cache {} cannot be read: {error})", config.mount.cache_dir.display())
+    format!(
+        "(unknown: the cache {} cannot be read: {error})",
+        config.mount.cache_dir.display()
+    )
 }
 
 /// Names of the files in the cache that are not in `bucket`.

@@ -1,6 +1,7 @@
 //! The mount as effects: each drives one call of `mount` and tells the core how it ended.
 
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -212,14 +213,28 @@ async fn watch(shared: Rc<Shared>, session: Session) {
 pub async fn probe(shared: Rc<Shared>) {
     let Some(session) = shared.session() else { return };
     let (failures_before, slow_downs_before) = (session.upload_failures(), session.slow_downs());
-    let (health, queue) = tokio::join!(session.health(shared.config.health.mount_timeout), session.queue());
+    let mut queue = pin!(session.queue());
+    let mut health = pin!(session.health(shared.config.health.mount_timeout));
+    let mut queued = None;
+    let health = loop {
+        tokio::select! {
+            found = &mut health => break found,
+            answer = &mut queue, if queued.is_none() => queued = Some(answer),
+        }
+    };
+    let queue = match queued {
+        Some(answer) => answer.ok(),
+        // It would not answer either.
+        None if health.hung => None,
+        None => queue.await.ok(),
+    };
     if let Some(took) = health.statvfs {
         shared.metrics.operations.operation("probe_statvfs", took, None);
     }
     let new_failures = session
         .upload_failures()
         .saturating_sub(shared.upload_failures.replace(failures_before));
-    let queue = queue.ok().map(|queue| {
+    let queue = queue.map(|queue| {
         let uploads = queue.uploads(0);
         Queue {
             files: uploads.queued,
@@ -245,7 +260,12 @@ pub async fn probe(shared: Rc<Shared>) {
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
     let hung = health.hung;
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
-    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, hung, queue, room })));
+    shared.send(Event::Mount(MountEvent::Health(MountHealth {
+        stuck,
+        hung,
+        queue,
+        room,
+    })));
     application::save_projects(&shared).await;
     settle_deletions(&shared, CANCELLED_UPLOAD).await;
     keep_deletions(&shared);

@@ -58,7 +58,11 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
     tracing::warn!(event = "recover", "{}: what it left is stored and ended", died.words);
     let config = Arc::new(config);
     let policy = Policy::new(&config, fastrand::u64(..));
-    let cache_dir = config.mount.cache_dir.canonicalize().unwrap_or_else(|_| config.mount.cache_dir.clone());
+    let cache_dir = config
+        .mount
+        .cache_dir
+        .canonicalize()
+        .unwrap_or_else(|_| config.mount.cache_dir.clone());
     let grace = grace(&config, &policy);
     tokio::select! {
         () = end_app(guardian, &cache_dir, grace) => {}
@@ -66,7 +70,11 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
     }
     match mount::clear_leftovers(&config.mount, &Prober::this_program()).await {
         Ok(cleared) => {
-            tracing::info!(event = "mount_cleared", found = cleared.found.join(", "), "the mount is taken away");
+            tracing::info!(
+                event = "mount_cleared",
+                found = cleared.found.join(", "),
+                "the mount is taken away"
+            );
         }
         // The next steps try the same, and say more.
         Err(error) => tracing::error!(event = "mount_left", "{error}"),
@@ -125,7 +133,11 @@ async fn end_app(guardian: i32, cache_dir: &Path, grace: Duration) {
         }
         let time = began.elapsed();
         if time >= grace + UNKILLABLE {
-            tracing::error!(event = "app_left", "{} process(es) of the app do not end even by SIGKILL", left.len());
+            tracing::error!(
+                event = "app_left",
+                "{} process(es) of the app do not end even by SIGKILL",
+                left.len()
+            );
             return;
         }
         for target in left {
@@ -177,7 +189,11 @@ async fn listen(config: &Config) -> Option<TcpListener> {
         match TcpListener::bind(config.health.listen) {
             Ok(listener) => return Some(listener),
             Err(error) if Instant::now() >= deadline => {
-                tracing::warn!(event = "health_port", "nobody can be told how it goes: {}: {error}", config.health.listen);
+                tracing::warn!(
+                    event = "health_port",
+                    "nobody can be told how it goes: {}: {error}",
+                    config.health.listen
+                );
                 return None;
             }
             Err(_) => sleep(LOOK).await,

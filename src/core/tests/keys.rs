@@ -79,7 +79,10 @@ fn on_fuse_new_keys_cost_a_restart_of_the_app() {
     life.now += Duration::from_secs(1);
     assert!(has(&life.on(healthy(Queue::default())), "term-app"));
     remounted(&mut life);
-    assert_eq!(life.state.snapshot_at(life.now).services.mount.restarts_by_cause["keys"], 1);
+    assert_eq!(
+        life.state.snapshot_at(life.now).services.mount.restarts_by_cause["keys"],
+        1
+    );
 }
 
 #[test]

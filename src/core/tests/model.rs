@@ -310,9 +310,13 @@ impl World {
                     return;
                 };
                 self.life.now = self.life.now.max(due);
-                self.cut_short |= self
-                    .stopping
-                    .is_some_and(|began| began + policy().stop_timeout <= self.life.now);
+                // The time of an orphaned life runs from its start.
+                let began = if self.orphaned {
+                    Some(Duration::ZERO)
+                } else {
+                    self.stopping
+                };
+                self.cut_short |= began.is_some_and(|began| began + policy().stop_timeout <= self.life.now);
                 self.tell(Event::Timer);
                 let again = self.life.state.next_deadline();
                 self.wants(
@@ -340,7 +344,12 @@ impl World {
             }
             Step::StopSignal => {
                 self.failures += 1;
-                self.cut_short |= self.stopping.is_some();
+                let signals = self.path.iter().filter(|step| matches!(step, Step::StopSignal)).count();
+                self.cut_short |= if self.orphaned {
+                    signals > 1
+                } else {
+                    self.stopping.is_some()
+                };
                 self.tell(Event::StopSignal("SIGTERM"));
             }
         }
@@ -542,14 +551,14 @@ fn explore(start: World, failures: u32, depth: u32) -> usize {
 
 /// A tenant that serves, while its keys are asked for.
 fn with_new_keys(driver: Driver) -> World {
-    let mut world = serving(driver);
+    let mut world = serving(driver, false);
     world.tell(Event::AskKeys("SIGHUP"));
     world
 }
 
 /// A tenant that serves.
-fn serving(driver: Driver) -> World {
-    let mut world = World::new(driver, true);
+fn serving(driver: Driver, database: bool) -> World {
+    let mut world = World::new(driver, database);
     while world.life.state.phase() != Phase::Ready {
         let step = world.pending.first().map_or(Step::Time, |first| Step::Done(*first));
         world.take(step);
@@ -562,7 +571,7 @@ fn check(failures: u32, depth: u32) {
         for (from, start) in [
             ("its start", World::new(driver, false)),
             ("its start, with a database", World::new(driver, true)),
-            ("serving", serving(driver)),
+            ("serving", serving(driver, true)),
             ("new keys", with_new_keys(driver)),
             ("the death of a supervisor", World::orphaned(driver, false)),
             ("the same, with a database", World::orphaned(driver, true)),

@@ -107,7 +107,10 @@ fn the_index_is_shipped_and_one_that_cannot_be_opened_holds_up_the_files_only_fo
             position: 1,
         };
         life.on(Event::Index(IndexEvent::Lease(Ok(taken))));
-        assert!(!kinds(&life.on(Event::Mount(MountEvent::Ready))).contains(&"sync"), "not without the index");
+        assert!(
+            !kinds(&life.on(Event::Mount(MountEvent::Ready))).contains(&"sync"),
+            "not without the index"
+        );
         let first = if opens {
             life.on(Event::Index(IndexEvent::Opened(Ok(IndexOpened { reseed: None }))))
         } else {

@@ -31,7 +31,9 @@ fn snapshot(life: &Life) -> Snapshot {
 fn a_dead_rclone_is_replaced_at_once_and_the_app_is_left_alone() {
     let mut life = ready();
     let actions = life.mounter_died(10);
-    assert!(matches!(actions[..], [Action::Reconnect { fresh: true, gently: false, within }] if within == RECONNECT_LIMIT));
+    assert!(
+        matches!(actions[..], [Action::Reconnect { fresh: true, gently: false, within }] if within == RECONNECT_LIMIT)
+    );
     assert_eq!(life.state.phase(), Phase::Degraded);
     assert!(life.state.reasons()[0].starts_with("mount_reconnecting: rclone ended"));
     assert_eq!(snapshot(&life).services.mount.state, "recovering");
@@ -227,7 +229,10 @@ fn an_rclone_that_is_proven_to_hang_is_replaced_after_two_looks_whatever_the_buc
     let mut life = ready();
     life.on(super::life::outage());
     assert!(life.on(hung()).is_empty());
-    assert!(kinds(&life.pass(HUNG_PAUSE)).contains(&"probe-mount"), "the second look follows soon");
+    assert!(
+        kinds(&life.pass(HUNG_PAUSE)).contains(&"probe-mount"),
+        "the second look follows soon"
+    );
     assert_eq!(kinds(&life.on(hung())), ["reconnect"]);
     assert_eq!(snapshot(&life).services.mount.restarts_by_cause["stuck"], 1);
 }
@@ -249,7 +254,10 @@ fn a_proof_counts_only_with_another_right_after_it() {
         stalled: Duration::from_secs(9),
         asleep: Duration::ZERO,
     }));
-    assert!(life.on(hung()).is_empty(), "what was seen before the machine slept is no proof");
+    assert!(
+        life.on(hung()).is_empty(),
+        "what was seen before the machine slept is no proof"
+    );
 }
 
 #[test]
@@ -284,13 +292,30 @@ fn an_rclone_that_works_is_replaced_gently_once_and_then_as_a_dead_one() {
     life.now += Duration::from_secs(1);
     let actions = life.on(healthy(Queue::default()));
     assert!(
-        matches!(actions[..], [.., Action::Reconnect { fresh: true, gently: true, .. }]),
+        matches!(
+            actions[..],
+            [
+                ..,
+                Action::Reconnect {
+                    fresh: true,
+                    gently: true,
+                    ..
+                }
+            ]
+        ),
         "{actions:?}"
     );
     failed(&mut life, Exit::Machine);
     let again = life.pass(RECONNECT_PAUSE);
     assert!(
-        again.iter().any(|a| matches!(a, Action::Reconnect { fresh: true, gently: false, .. })),
+        again.iter().any(|a| matches!(
+            a,
+            Action::Reconnect {
+                fresh: true,
+                gently: false,
+                ..
+            }
+        )),
         "{again:?}"
     );
     reconnected(&mut life, 20);

@@ -74,7 +74,9 @@ pub(in crate::mount) async fn ping(upstream: SocketAddr) -> io::Result<()> {
         writer,
         reply: Vec::new(),
     };
-    connection.ask(nfs3::PROGRAM, NFS_PROGRAM::NFSPROC3_NULL as u32, &Void).await
+    connection
+        .ask(nfs3::PROGRAM, NFS_PROGRAM::NFSPROC3_NULL as u32, &Void)
+        .await
 }
 
 impl Connection {

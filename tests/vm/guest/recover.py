@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import signal
 import sys
 import time
@@ -94,8 +95,7 @@ def at_work(case):
     case.ready(app=APP, **LATER)
     case.said("acknowledged 20.")
     case.kill(signal.SIGABRT)
-    case.ended(lambda: [int(line.split("acknowledged ")[1].split(".")[0]) for line in case.tenant.log().splitlines()
-                        if '"acknowledged ' in line])
+    case.ended(lambda: [int(number) for number in re.findall(r'"message":"acknowledged (\d+)', case.tenant.log())])
 
 
 def reconnect(case):
