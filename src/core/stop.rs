@@ -107,6 +107,8 @@ impl State {
     /// Another machine has taken the lease: a stop in the order that keeps everything of ours from it. One that is under way
     /// begins again in that order, with the deadline it has: it might be uploading.
     pub(super) fn begin_fenced_stop(&mut self, cause: Cause, now: Duration) -> Vec<Action> {
+        // An rclone that is on its way is wanted no more, and its arrival must not move this stop on.
+        self.mounter.reconnect = None;
         match &mut self.stage {
             Stage::Stopping(stop) => {
                 stop.cause = cause;

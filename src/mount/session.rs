@@ -41,6 +41,8 @@ use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
 
+/// A helper of rclone that has outlived it may hold its log open: then this is waited, no longer.
+const LOG_END: Duration = Duration::from_millis(500);
 /// Between two looks at the calls that are under way.
 const CALLS_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of log that nobody reads before rclone stops at it: the most that an ordinary user may ask for.
@@ -253,14 +255,21 @@ impl Session {
         if let Some(score) = plan.oom_score_adj {
             set_oom_score(pid, score);
         }
-        match pipe::Receiver::from_owned_fd(lines.into()) {
-            Ok(lines) => drop(tokio::spawn(log::forward(lines, log.clone()))),
-            Err(error) => tracing::warn!(%error, "rclone's log cannot be read"),
-        }
+        let reading = match pipe::Receiver::from_owned_fd(lines.into()) {
+            Ok(lines) => Some(tokio::spawn(log::forward(lines, log.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "rclone's log cannot be read");
+                None
+            }
+        };
         let (publish, exit) = watch::channel(None);
         tokio::spawn(async move {
             // Waiting fails only if somebody else reaped the child; then it has ended, and how is lost.
             let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
+            // Its last lines tell what it has not done: they are read before anyone acts on its end.
+            if let Some(reading) = reading {
+                let _ = timeout(LOG_END, reading).await;
+            }
             publish.send_replace(Some(status));
         });
         let rc = Rc::new(&run.socket).map_err(|error| MountError::Run {

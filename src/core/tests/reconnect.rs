@@ -2,7 +2,7 @@
 
 use super::life::{healthy, kinds, stop_order, stuck};
 use super::*;
-use crate::core::event::{Failure, MountHealth, Queue};
+use crate::core::event::{Backlog, Failure, IndexEvent, LeaseTaken, MountHealth, Queue, ShipFailure};
 use crate::core::health::Clock;
 use crate::core::policy::{HUNG_PAUSE, RECONNECT_LIMIT, RECONNECT_PAUSE};
 use crate::core::snapshot::{Phase, Snapshot};
@@ -321,4 +321,30 @@ fn an_rclone_that_works_is_replaced_gently_once_and_then_as_a_dead_one() {
     reconnected(&mut life, 20);
     assert_eq!(snapshot(&life).services.mount.restarts_by_cause["keys"], 1);
     assert_eq!(life.state.phase(), Phase::Ready);
+}
+
+#[test]
+fn a_lease_that_is_lost_while_the_stop_waits_for_an_rclone_still_ends_that_rclone() {
+    let mut life = Life::new(policy());
+    life.on(Event::Prepared(Ok(Prepared {
+        has_database: true,
+        has_index: false,
+        ..a_tenant(Driver::Nfs)
+    })));
+    life.on(Event::Index(IndexEvent::Lease(Ok(LeaseTaken {
+        epoch: 1,
+        latency: Duration::from_millis(3),
+        position: 0,
+    }))));
+    life.on(Event::Mount(MountEvent::Launched { pid: 10 }));
+    life.on(Event::Mount(MountEvent::Ready));
+    life.on(Event::StopSignal("SIGTERM"));
+    life.mounter_died(10);
+    life.gone();
+    life.end(PhaseEnd::Synced(Ok(())));
+    let fenced = Err(ShipFailure::Fenced { holder: "b".into() });
+    let actions = life.on(Event::Index(IndexEvent::Shipped(fenced, Backlog::default())));
+    assert!(kinds(&actions).contains(&"term-mounter"), "{actions:?}");
+    assert!(reconnected(&mut life, 20).is_empty(), "not the end yet");
+    assert!(!life.state.is_stopped());
 }
