@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Config, Environment, Flag, FlagValue, Sources};
+use crate::core::orphaned::Died;
 use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};
@@ -85,6 +86,27 @@ enum Command {
         #[command(flatten)]
         run: Run,
     },
+    /// Stores and ends what a dead supervisor left; the guardian starts it
+    #[command(hide = true)]
+    Recover {
+        /// Process id of the guardian: everything below it that is not a mounter is ended
+        #[arg(long)]
+        guardian: i32,
+        /// Exit code when everything is stored
+        #[arg(long)]
+        code: u8,
+        /// Stop signals that the supervisor got
+        #[arg(long)]
+        stops: u32,
+        /// How the supervisor died
+        #[arg(long)]
+        died: String,
+        /// The directory that relative paths start from
+        #[arg(long)]
+        directory: PathBuf,
+        #[command(flatten)]
+        run: Run,
+    },
     /// Touch the mount so that nothing else can hang on it
     #[command(hide = true)]
     Probe {
@@ -124,7 +146,20 @@ pub fn main() -> Exit {
         Command::Run(run) => guard(&run, false),
         Command::Dev(run) => guard(&run, true),
         Command::Exec { command } => Exit::from_code(init::exec(&command)),
-        Command::Supervise { dev, run } => supervisor(&run, dev),
+        Command::Supervise { dev, run } => supervisor(&run, dev, None),
+        Command::Recover {
+            guardian,
+            code,
+            stops,
+            died: words,
+            directory,
+            run,
+        } => {
+            // It was there when the supervisor began. Without it only relative paths lead nowhere, and say so.
+            let _ = std::env::set_current_dir(directory);
+            let died = Died { words, code, stops };
+            supervisor(&run, false, Some((guardian, died)))
+        }
         Command::Check { config, json } => with_config(Sources::process(config.config), |config| check(&config, json)),
         Command::Status { config, json, wait } => {
             with_config(Sources::process(config.config), |config| status(&config, json, wait))
@@ -149,7 +184,22 @@ fn guard(run: &Run, dev: bool) -> Exit {
         command.push("--".into());
         command.extend(run.app.iter().map(OsString::from));
     }
-    Exit::from_code(init::guard_supervisor(&command))
+    // The servers of `dev` end with the supervisor: nothing could be stored any more.
+    let recovery = (!dev).then(|| recovery(&command));
+    Exit::from_code(init::guard_supervisor(&command, recovery))
+}
+
+/// `recover` with the arguments of the supervisor. The guardian leaves this directory.
+fn recovery(supervise: &[OsString]) -> init::Recovery {
+    let split = supervise.iter().position(|word| word == "--");
+    let (options, after) = supervise.split_at(split.unwrap_or(supervise.len()));
+    let mut before: Vec<OsString> = vec!["/proc/self/exe".into(), "recover".into(), "--directory".into()];
+    before.push(std::env::current_dir().unwrap_or_else(|_| "/".into()).into());
+    before.extend_from_slice(&options[2..]);
+    init::Recovery {
+        before,
+        after: after.to_vec(),
+    }
 }
 
 fn with_config(sources: Sources, then: impl FnOnce(Config) -> Exit) -> Exit {
@@ -162,7 +212,7 @@ fn with_config(sources: Sources, then: impl FnOnce(Config) -> Exit) -> Exit {
     }
 }
 
-fn supervisor(run: &Run, dev: bool) -> Exit {
+fn supervisor(run: &Run, dev: bool, died: Option<(i32, Died)>) -> Exit {
     let mut sources = Sources::process(run.config.config.clone());
     sources.dev = dev;
     if !run.app.is_empty() {
@@ -183,10 +233,10 @@ fn supervisor(run: &Run, dev: bool) -> Exit {
         };
         die_on_panic();
         let exit = block_on(async {
-            if dev {
-                dev::run(config).await
-            } else {
-                supervise::run(config, supervise::Keys::Configured, || ()).await
+            match died {
+                Some((guardian, died)) => supervise::orphaned::recover(config, guardian, died).await,
+                None if dev => dev::run(config).await,
+                None => supervise::run(config, supervise::Keys::Configured, || ()).await,
             }
         });
         drop(log);

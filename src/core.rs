@@ -11,6 +11,8 @@
 //! | `index` | the lease, when the index is opened, shipped and repaired |
 //! | `clocks`, `resume` | was this machine away, and what is looked at again then |
 //! | `keys` | when the keys are asked for again, and when rclone gets new ones |
+//! | `reconnect` | rclone replaced behind the guard, while the app goes on |
+//! | `orphaned` | a life that only stores what a dead supervisor left |
 //! | `pressure` | when nothing more is accepted, and what that means for the app |
 //! | `audit` | what follows when the bucket has not what rclone says it stored or deleted |
 //! | `stop` | the stop phases under one deadline |
@@ -25,6 +27,7 @@ pub mod event;
 pub mod health;
 pub mod index;
 pub mod keys;
+pub mod orphaned;
 pub mod policy;
 pub mod pressure;
 pub mod reconnect;

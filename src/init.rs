@@ -12,7 +12,7 @@
 //! | not passed on | SIGCHLD | SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU: a suspended supervisor would freeze the mount |
 //! | terminal | goes to CMD if it was ours, so CMD can be a shell | stays with us: Ctrl-C reaches the supervisor exactly once |
 //! | second stop signal | SIGTERM: SIGKILL after 3 s | TERM, INT or QUIT: SIGKILL after 10 s |
-//! | CMD dies, others are left | SIGTERM, 3 s, SIGKILL | the same; 5 s if the supervisor died of a bug or a kill |
+//! | CMD dies, others are left | SIGTERM, 3 s, SIGKILL | the same; after a bug or a kill `recover` first, which stores what it left |
 //! | our own death | CMD goes on | the supervisor gets SIGTERM |
 //!
 //! `stop` explains the second stop signal, `terminal` job control, `aftermath` what happens to processes that are left.
@@ -37,7 +37,9 @@ mod tree;
 
 use std::ffi::{OsStr, OsString};
 
+pub use guard::Recovery;
 pub use orphans::orphans_reaped;
+pub use tree::children_of;
 
 use stop::Mode;
 
@@ -57,9 +59,9 @@ pub fn early() -> Option<u8> {
     let subcommand = args.next()?;
     match subcommand.to_str()? {
         "exec" => memory::exit(exec(&command(args.collect())?)),
-        "guard" => memory::exit(guard_supervisor(&command(args.collect())?)),
+        "guard" => memory::exit(guard_supervisor(&command(args.collect())?, None)),
         "launch" => Some(launch::main(args)),
-        "supervise" => {
+        "supervise" | "recover" => {
             orphans::adopt();
             // The guardian starts us as /proc/self/exe; without this, `ps` and `top` would call us "exe". Only cosmetic.
             let _ = nix::sys::prctl::set_name(c"tenant-init");
@@ -84,14 +86,16 @@ fn command(mut args: Vec<OsString>) -> Option<Vec<OsString>> {
 /// 128 + n when signal n killed it, 127 when it was not found, 126 when it could not be executed. Never panics.
 #[must_use]
 pub fn exec(command: &[OsString]) -> u8 {
-    guard::guard(Mode::Exec, command)
+    guard::guard(Mode::Exec, command, None)
 }
 
 /// Runs the supervisor (`/proc/self/exe supervise …`) as the one child and returns when everything is over: with its code; 128 + n
 /// when signal n killed it; 70 when it panicked. Does not return while it has left processes behind that can be ended.
+///
+/// A supervisor that has died is followed by `recovery`, which ends what it left in order, and whose code counts then.
 #[must_use]
-pub fn guard_supervisor(command: &[OsString]) -> u8 {
-    guard::guard(Mode::Supervisor, command)
+pub fn guard_supervisor(command: &[OsString], recovery: Option<Recovery>) -> u8 {
+    guard::guard(Mode::Supervisor, command, recovery)
 }
 
 /// Whether `path` is this program itself, whatever it is installed as.

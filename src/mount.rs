@@ -40,7 +40,7 @@ mod unmount;
 
 pub use crate::core::event::Driver;
 pub use aside::{Aside, set_aside};
-pub use claim::Claim;
+pub use claim::{Claim, clear_leftovers, is_mounter};
 pub use drain::{DrainProgress, Undrained};
 pub use error::MountError;
 pub use health::{Health, Verdict};

@@ -105,7 +105,7 @@ pub fn spawn(spec: &Spec) -> io::Result<(Child, Group)> {
         .arg("launch")
         .arg("--oom-score-adj")
         .arg(spec.oom_score_adj.to_string());
-    command.args(["--no-new-privs", "--no-core"]);
+    command.args(["--no-new-privs", "--no-core", "--own-output"]);
     if let Some(user) = &spec.user {
         command.arg("--user").arg(user);
     }

@@ -14,6 +14,7 @@ mod indexing;
 mod keys;
 mod leasing;
 mod mounting;
+pub mod orphaned;
 mod prepare;
 mod shipping;
 
@@ -68,28 +69,61 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
             return finish::before_the_start(Exit::Bug, &format!("cannot receive signals: {error}"));
         }
     };
-    let (events, inbox) = mpsc::unbounded_channel();
     let policy = Policy::new(&config, fastrand::u64(..));
+    let (state, first) = State::start(policy);
+    let life = Life {
+        config,
+        keys,
+        state,
+        first,
+        listener: Some(listener),
+        signals,
+    };
+    live(life, when_ready).await
+}
+
+/// What a life begins with.
+struct Life {
+    config: Arc<Config>,
+    keys: Keys,
+    state: State,
+    first: Vec<Action>,
+    /// The health port, if it is ours.
+    listener: Option<TcpListener>,
+    signals: Signals,
+}
+
+async fn live(life: Life, when_ready: impl FnOnce() + 'static) -> Exit {
+    let Life {
+        config,
+        keys,
+        state,
+        first,
+        listener,
+        signals,
+    } = life;
+    let orphaned = state.is_orphaned();
+    let (events, inbox) = mpsc::unbounded_channel();
     let stall = core_clocks::stall(config.index.lease_ttl);
     let clock = Clock {
         started: jiff::Timestamp::now(),
     };
-    let (state, first) = State::start(policy);
     let (publisher, snapshot) = watch::channel(Arc::new(state.snapshot(Duration::ZERO, &clock)));
     let metrics = Arc::new(ops::metrics::Metrics::default());
     let effects = Effects::new(Arc::clone(&config), keys, Arc::clone(&metrics), events);
+    if orphaned {
+        effects.has_served();
+    }
     let (ping, pings) = mpsc::channel(16);
-    let server = ops::http::serve(
-        listener,
-        ops::http::Sources {
+    let server = listener.map(|listener| {
+        let sources = ops::http::Sources {
             snapshot,
             metrics: Arc::clone(&metrics),
             ping,
             webhook: None,
-        },
-        std::future::pending(),
-    );
-    let server = tokio::task::spawn_local(server);
+        };
+        tokio::task::spawn_local(ops::http::serve(listener, sources, std::future::pending()))
+    });
     let mut seen = publisher.subscribe();
     tokio::task::spawn_local(async move {
         if seen.wait_for(|snapshot| snapshot.ready).await.is_ok() {
@@ -108,7 +142,9 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
     }
     .turn(first, inbox, signals, pings)
     .await;
-    server.abort();
+    if let Some(server) = server {
+        server.abort();
+    }
     exit
 }
 

@@ -20,6 +20,8 @@ pub enum Action {
     Reconnect {
         /// End the present rclone, if it still runs, and start another; else only wait for the present one.
         fresh: bool,
+        /// The present one works: the calls that it has are finished first.
+        gently: bool,
         /// Give up after this long.
         within: Duration,
     },

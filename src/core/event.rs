@@ -145,6 +145,8 @@ pub enum MountEvent {
     Reconnected,
     /// It has not.
     ReconnectFailed(Failure),
+    /// A call on the mount has been waiting for a second.
+    Slow,
     /// A health round ended.
     Health(MountHealth),
     /// `Action::SetReadOnly` ended.
@@ -161,6 +163,9 @@ pub enum MountEvent {
 pub struct MountHealth {
     /// `None`: kernel, guard and rclone answer. Else what does not, in words.
     pub stuck: Option<String>,
+    /// rclone answered on none of its doors, and nothing but itself can be the reason: neither the bucket, nor a machine that
+    /// is too busy.
+    pub hung: bool,
     /// The upload queue, if rclone told.
     pub queue: Option<Queue>,
     /// The cache's disk, if it could be asked.

@@ -34,7 +34,7 @@ impl State {
     /// Everything that keeps the tenant from being ready, as `code: words`. Empty when it is ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
+        let mut reasons = Vec::from_iter(self.orphan_reason());
         match &self.stage {
             Stage::Preparing => reasons.push("starting: fetching credentials and checking preconditions".into()),
             Stage::Leasing => {}
@@ -97,6 +97,7 @@ impl State {
         match self.stage {
             Stage::Stopping(_) => Phase::Stopping,
             Stage::Stopped => Phase::Stopped,
+            _ if self.orphaned.is_some() => Phase::Stopping,
             _ if self.reasons().is_empty() => Phase::Ready,
             _ if self.ever_ready => Phase::Degraded,
             _ => Phase::Starting,

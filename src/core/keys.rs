@@ -5,8 +5,8 @@
 //! A key that is refused for `limits.rejected_limit` ends the tenant.
 //!
 //! rclone does not take new keys while it runs. It goes on with the old ones until nothing waits (or they are refused, or
-//! [`DRAIN_PATIENCE`] is over), and is then replaced on the same cache directory, by the way of a recovery: nothing that
-//! was acknowledged depends on it.
+//! [`DRAIN_PATIENCE`] is over), and is then replaced on the same cache directory: behind the guard where there is one, else
+//! by the way of a recovery, with the app stopped and started. Nothing that was acknowledged depends on it.
 
 use std::time::Duration;
 
@@ -139,7 +139,7 @@ impl State {
         let Some(since) = self.keys.stale_since else {
             return Vec::new();
         };
-        if self.stage != Stage::Serving {
+        if self.stage != Stage::Serving || self.mounter.reconnect.is_some() {
             return Vec::new();
         }
         let waited = now.saturating_sub(since);

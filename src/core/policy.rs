@@ -6,6 +6,12 @@ use crate::config::{Config, RestartPolicy};
 
 /// A mount that fails this many probes in a row, with the bucket reachable, is recovered.
 pub const STUCK_PROBES: u32 = 3;
+/// An rclone that is proven to hang this many probes in a row is replaced behind the guard …
+pub const HUNG_PROBES: u32 = 2;
+/// … or, where that costs a restart of the app, after this many.
+pub const HUNG_PROBES_FUSE: u32 = 3;
+/// Between two such probes.
+pub const HUNG_PAUSE: Duration = Duration::from_millis(500);
 /// Kept back from the stop deadline for the verdict itself.
 pub const VERDICT_RESERVE: Duration = Duration::from_secs(2);
 /// An app that is stopped because its mount is gone gets this long before KILL: it may hang in the dead mount for ever.

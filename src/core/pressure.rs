@@ -232,6 +232,9 @@ impl State {
         if self.stage != Stage::Serving || self.index.lease == LeaseState::Lost {
             return Vec::new();
         }
+        if self.orphaned.is_some() {
+            return self.start_app_when_possible(now);
+        }
         let full = self.pressure.level() == Level::Full;
         let mut actions = Vec::new();
         self.pressure.holding = self.holds_app(now);

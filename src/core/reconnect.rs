@@ -1,4 +1,4 @@
-//! A dead or hung rclone on nfs: replaced behind the guard, while the app goes on.
+//! A dead or hung rclone on nfs, or one with old keys: replaced behind the guard, while the app goes on.
 //!
 //! The kernel talks to the guard, and the guard holds its calls as long as there is no rclone. So nothing is unmounted and
 //! nobody is stopped: a new rclone is started on the same cache directory, the guard joins it, and the app has seen a
@@ -31,6 +31,8 @@ pub struct Reconnect {
     pub retry: Option<Duration>,
     /// The next try begins with a new rclone.
     pub fresh: bool,
+    /// rclone works, and is replaced on purpose.
+    pub gently: bool,
     /// A stop has come to where it needs the result.
     pub holds_stop: bool,
 }
@@ -65,17 +67,8 @@ impl State {
             let words = format!("the mount failed too often ({cause}); the last time: {}", failure.words);
             return self.begin_stop(Cause::Failure(Failure::new(Exit::Budget, words)), now);
         };
-        *self.mounter.restarts.entry(cause).or_default() += 1;
         self.mounter.retry_delay = delay;
-        self.mounter.stuck = None;
-        let uploads = u32::try_from(self.queue.files).unwrap_or(u32::MAX);
-        self.mounter.reconnect = Some(Reconnect {
-            since: now,
-            until: now + RECONNECT_LIMIT + RECONNECT_PER_UPLOAD.saturating_mul(uploads),
-            retry: Some(now),
-            fresh: true,
-            holds_stop: false,
-        });
+        self.begin_reconnect(cause, false, now);
         vec![Action::Say(
             Level::Warn,
             "tenant",
@@ -84,6 +77,35 @@ impl State {
                 failure.words
             ),
         )]
+    }
+
+    /// Replaces an rclone that works, for `cause`. False where that can't be done without stopping the app.
+    pub(super) fn replaced_behind_the_guard(&mut self, cause: &'static str, words: &str, now: Duration) -> bool {
+        if !self.may_reconnect() || self.mounter.ready_since.is_none() || self.mounter.reconnect.is_some() {
+            return false;
+        }
+        self.mounter.last_error = Some(words.to_owned());
+        self.mounter.retry_delay = Duration::ZERO;
+        self.pressure.mounter_gone(&self.queue, now);
+        self.begin_reconnect(cause, true, now);
+        true
+    }
+
+    fn begin_reconnect(&mut self, cause: &'static str, gently: bool, now: Duration) {
+        *self.mounter.restarts.entry(cause).or_default() += 1;
+        self.mounter.stuck = None;
+        self.mounter.hung = 0;
+        // It is started with the newest keys.
+        self.keys_handed_over();
+        let uploads = u32::try_from(self.queue.files).unwrap_or(u32::MAX);
+        self.mounter.reconnect = Some(Reconnect {
+            since: now,
+            until: now + RECONNECT_LIMIT + RECONNECT_PER_UPLOAD.saturating_mul(uploads),
+            retry: Some(now),
+            fresh: true,
+            gently,
+            holds_stop: false,
+        });
     }
 
     /// When the next try is due; `None` when there is none to make.
@@ -98,6 +120,7 @@ impl State {
         reconnect.retry = None;
         Some(Action::Reconnect {
             fresh: reconnect.fresh,
+            gently: std::mem::take(&mut reconnect.gently),
             within: reconnect.until.saturating_sub(now).max(RECONNECT_PAUSE),
         })
     }

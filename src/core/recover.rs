@@ -34,6 +34,16 @@ impl State {
             return self.mount_refused(failure, ran, now);
         }
         let permanent = matches!(failure.exit, Exit::Refused | Exit::Config | Exit::Machine);
+        if !self.mounter.ever_ready && self.launches_again(&failure) {
+            let again = self.mounter.backoff.failed(cause, now, ran, false);
+            if let Verdict::Retry(delay) = again {
+                *self.mounter.restarts.entry(cause).or_default() += 1;
+                self.mounter.retry_delay = delay;
+                let mut actions = vec![Action::Say(Level::Error, "tenant", failure.words)];
+                actions.extend(self.recover_app(now));
+                return actions;
+            }
+        }
         if permanent || !self.mounter.ever_ready {
             return self.begin_stop(Cause::Failure(failure), now);
         }
@@ -46,6 +56,7 @@ impl State {
                 *self.mounter.restarts.entry(cause).or_default() += 1;
                 self.mounter.retry_delay = delay;
                 self.mounter.stuck = None;
+                self.mounter.hung = 0;
                 let mut actions = vec![Action::Say(
                     Level::Error,
                     "tenant",
@@ -76,8 +87,11 @@ impl State {
         actions
     }
 
-    /// Nothing failed: rclone is replaced on purpose, by the same way as after a failure.
+    /// Nothing failed: rclone is replaced on purpose, by the same ways as after a failure.
     pub(super) fn restart_mounter(&mut self, cause: &'static str, words: &str, now: Duration) -> Vec<Action> {
+        if self.replaced_behind_the_guard(cause, words, now) {
+            return vec![Action::Say(Level::Info, "mounter_replaced", words.to_owned())];
+        }
         *self.mounter.restarts.entry(cause).or_default() += 1;
         self.mounter.last_error = Some(words.to_owned());
         self.mounter.retry_delay = Duration::ZERO;

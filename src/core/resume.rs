@@ -50,6 +50,7 @@ impl State {
             *since += away.stalled;
         }
         self.mounter.stuck = None;
+        self.mounter.hung = 0;
         self.mounter.next_probe = now;
         self.storage.probing = false;
         self.storage.next_probe = now;

@@ -8,6 +8,7 @@ use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
 use crate::core::keys::Keys;
+use crate::core::orphaned::Orphaned;
 use crate::core::policy::Policy;
 use crate::core::pressure::Pressure;
 use crate::core::reconnect::Reconnect;
@@ -63,8 +64,12 @@ pub struct Mounter {
     pub ever_ready: bool,
     /// What does not answer, and for how many probes in a row.
     pub stuck: Option<(String, u32)>,
+    /// Rounds in a row in which rclone was proven to hang.
+    pub hung: u32,
     /// A health round is under way.
     pub probing: bool,
+    /// The end of the last one.
+    pub probed: Option<Duration>,
     /// The next health round.
     pub next_probe: Duration,
     /// rclone is being replaced behind the guard.
@@ -190,6 +195,8 @@ pub struct State {
     pub(super) pressure: Pressure,
     pub(super) keys: Keys,
     pub(super) recheck: Recheck,
+    /// The supervisor before this one has died.
+    pub(super) orphaned: Option<Orphaned>,
     /// How often this machine came back.
     pub(super) totals_resumed: u64,
     /// Answers of the store that asked us to slow down.
@@ -216,7 +223,9 @@ impl State {
                 ready_since: None,
                 ever_ready: false,
                 stuck: None,
+                hung: 0,
                 probing: false,
+                probed: None,
                 next_probe: Duration::ZERO,
                 reconnect: None,
                 retry_delay: Duration::ZERO,
@@ -241,6 +250,7 @@ impl State {
             pressure: Pressure::default(),
             keys: Keys::default(),
             recheck: Recheck::default(),
+            orphaned: None,
             totals_resumed: 0,
             totals_slow_downs: 0,
             upload_failures: 0,
@@ -296,6 +306,7 @@ impl State {
             _ => {}
         }
         due.extend(self.reconnect_due());
+        due.extend(self.orphan_due());
         match &self.app.state {
             AppState::Starting { since } => due.push(*since + self.policy.app_start_timeout),
             AppState::Ending { kill_at: Some(at), .. } => due.push(*at),

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use crate::core::action::{Action, Level};
-use crate::core::event::{AppEvent, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
-use crate::core::policy::{BUSY_QUEUE_INTERVAL, OUTAGE_PROBE_INTERVAL, STUCK_PROBES};
+use crate::core::event::{AppEvent, Driver, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
+use crate::core::policy::{
+    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, STUCK_PROBES,
+};
 use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
@@ -51,6 +53,9 @@ impl State {
             return Vec::new();
         }
         match result {
+            Err(failure) if self.prepared_again(&failure, now) => {
+                vec![Action::Say(Level::Warn, "tenant", failure.words)]
+            }
             Err(failure) => self.begin_stop(Cause::Failure(failure), now),
             Ok(prepared) => {
                 let mut actions = Vec::new();
@@ -81,6 +86,8 @@ impl State {
         self.keys_handed_over();
         let within = if self.mounter.ever_ready {
             self.policy.start_timeout
+        } else if let Some(limit) = self.orphan_launch_limit(now) {
+            limit
         } else {
             // Another machine's lease is not this one's slowness.
             (self.policy.start_timeout + self.index.waited)
@@ -101,6 +108,7 @@ impl State {
                 self.mounter.ready_since = Some(now);
                 self.mounter.ever_ready = true;
                 self.mounter.stuck = None;
+                self.mounter.hung = 0;
                 self.mounter.probing = false;
                 self.mounter.next_probe = now + BUSY_QUEUE_INTERVAL;
                 self.pressure.mount_ready();
@@ -127,6 +135,12 @@ impl State {
             }
             MountEvent::Reconnected => self.reconnected(now),
             MountEvent::ReconnectFailed(failure) => self.reconnect_failed(failure, now),
+            MountEvent::Slow => {
+                // Soon, not in a row: calls that wait for the bucket may do so for long.
+                let soon = self.mounter.probed.map_or(now, |last| last + BUSY_QUEUE_INTERVAL);
+                self.mounter.next_probe = self.mounter.next_probe.min(soon.max(now));
+                Vec::new()
+            }
             MountEvent::Health(health) => self.mount_probed(health, now),
             MountEvent::Mode { read_only, result } => self.mount_mode_changed(read_only, result, now),
         }
@@ -134,6 +148,7 @@ impl State {
 
     fn mount_probed(&mut self, health: MountHealth, now: Duration) -> Vec<Action> {
         self.mounter.probing = false;
+        self.mounter.probed = Some(now);
         if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
             self.totals_slow_downs += queue.new_slow_downs;
@@ -144,7 +159,9 @@ impl State {
         }
         let busy = self.queue.files > 0 || health.stuck.is_some();
         self.mounter.next_probe = now
-            + if busy {
+            + if health.hung {
+                HUNG_PAUSE
+            } else if busy {
                 self.policy.mount_interval.min(BUSY_QUEUE_INTERVAL)
             } else {
                 self.policy.mount_interval
@@ -163,13 +180,19 @@ impl State {
         let judged = self.stage == Stage::Serving && !self.is_paused();
         let Some(words) = health.stuck.filter(|_| judged) else {
             self.mounter.stuck = None;
+            self.mounter.hung = 0;
             return actions;
         };
         let count = self.mounter.stuck.as_ref().map_or(0, |(_, n)| *n) + 1;
+        self.mounter.hung = if health.hung { self.mounter.hung + 1 } else { 0 };
+        let proven = match self.driver() {
+            Some(Driver::Nfs) => HUNG_PROBES,
+            _ => HUNG_PROBES_FUSE,
+        };
         self.mounter.stuck = Some((words.clone(), count));
         // A silent bucket makes the mount look stuck: that is an outage, and a restart of rclone would not help.
         let bucket_answers = self.storage.down_since.is_none() && self.storage.last_ok.is_some();
-        if count >= STUCK_PROBES && bucket_answers {
+        if self.mounter.hung >= proven || (count >= STUCK_PROBES && bucket_answers) {
             let failure = Failure::new(Exit::Budget, format!("the mount does not answer: {words}"));
             actions.extend(self.mounter_lost("stuck", failure, now));
         }
@@ -179,7 +202,9 @@ impl State {
     /// Starts the app if mount and index are there and it does not run.
     pub(super) fn start_app_when_possible(&mut self, now: Duration) -> Vec<Action> {
         let ready = self.stage == Stage::Serving && self.index.is_usable();
-        if ready && self.app.state == AppState::Off && !self.holds_app(now) {
+        if ready && self.orphaned.is_some() {
+            self.store_what_is_left(now)
+        } else if ready && self.app.state == AppState::Off && !self.holds_app(now) {
             self.start_app(now)
         } else {
             Vec::new()
@@ -280,6 +305,7 @@ impl State {
             _ => {}
         }
         actions.extend(self.reconnect_timer(now));
+        actions.extend(self.orphan_timer(now));
         match &self.app.state {
             AppState::Starting { since } if *since + self.policy.app_start_timeout <= now => {
                 actions.extend(self.app_start_timed_out(now));

@@ -70,6 +70,9 @@ const FUSE: [StopPhase; 6] = [
 
 impl State {
     pub(super) fn stop_signal(&mut self, name: &'static str, now: Duration) -> Vec<Action> {
+        if self.orphaned.is_some() {
+            return self.orphan_signalled(name, now);
+        }
         if let Stage::Stopping(_) = self.stage {
             return self.time_is_up(&format!("a second stop signal ({name}) came while stopping"), now);
         }
@@ -81,7 +84,8 @@ impl State {
         if self.is_stopping() {
             return Vec::new();
         }
-        let level = if matches!(cause, Cause::Failure(_)) {
+        let cause = self.cause_of_the_end(cause);
+        let level = if matches!(cause, Cause::Failure(_) | Cause::Died { .. }) {
             Level::Error
         } else {
             Level::Info
@@ -89,11 +93,11 @@ impl State {
         let mounted = self.stage == Stage::Serving && self.mounter.ready_since.is_some();
         let mut actions = vec![Action::Say(level, "tenant", format!("stopping: {}", cause.words()))];
         actions.extend(self.unpause());
-        self.stop_began = Some(now);
+        self.stop_began.get_or_insert(now);
         self.stage = Stage::Stopping(Stop {
             cause,
             phase: self.stop_order()[0],
-            deadline: now + self.policy.stop_timeout,
+            deadline: self.stop_deadline(now),
             mounted,
         });
         actions.extend(self.enter(self.stop_order()[0], now));
@@ -103,6 +107,8 @@ impl State {
     /// Another machine has taken the lease: a stop in the order that keeps everything of ours from it. One that is under way
     /// begins again in that order, with the deadline it has: it might be uploading.
     pub(super) fn begin_fenced_stop(&mut self, cause: Cause, now: Duration) -> Vec<Action> {
+        // An rclone that is on its way is wanted no more, and its arrival must not move this stop on.
+        self.mounter.reconnect = None;
         match &mut self.stage {
             Stage::Stopping(stop) => {
                 stop.cause = cause;

@@ -4,6 +4,7 @@ mod index;
 mod keys;
 mod life;
 mod model;
+mod orphaned;
 mod pressure;
 mod random;
 mod reconnect;
@@ -77,7 +78,10 @@ pub struct Life {
 
 impl Life {
     pub fn new(policy: Policy) -> Self {
-        let (state, first) = State::start(policy);
+        Life::beginning(State::start(policy))
+    }
+
+    pub fn beginning((state, first): (State, Vec<Action>)) -> Self {
         let mut life = Life {
             state,
             now: Duration::ZERO,

@@ -19,6 +19,13 @@ pub enum Cause {
     },
     /// Something failed for good.
     Failure(Failure),
+    /// The supervisor before this one has died.
+    Died {
+        /// As a shell would report it; 70 for a panic.
+        code: u8,
+        /// How, and what went wrong since.
+        words: String,
+    },
 }
 
 impl Cause {
@@ -29,6 +36,7 @@ impl Cause {
             Cause::Signal(name) => format!("{name} received"),
             Cause::AppEnded { words, .. } => format!("the app ended by itself: {words}"),
             Cause::Failure(failure) => failure.words.clone(),
+            Cause::Died { words, .. } => words.clone(),
         }
     }
 
@@ -37,6 +45,7 @@ impl Cause {
             Cause::Signal(_) => Exit::Stored,
             Cause::AppEnded { code, .. } => Exit::App(*code),
             Cause::Failure(failure) => failure.exit,
+            Cause::Died { code, .. } => Exit::from_code(*code),
         }
     }
 }
@@ -110,6 +119,17 @@ mod tests {
             decide(&failed(Exit::Budget), true, vec!["a".into()], 0, 0.0).exit_code,
             74
         );
+    }
+
+    #[test]
+    fn a_supervisor_that_died_keeps_its_code_only_when_everything_is_stored() {
+        let died = Cause::Died {
+            code: 137,
+            words: "killed by signal 9".into(),
+        };
+        assert_eq!(decide(&died, true, vec![], 0, 0.0).exit_code, 137);
+        assert_eq!(decide(&died, true, vec!["a".into()], 0, 0.0).exit_code, 74);
+        assert_eq!(decide(&died, true, vec![], 1, 0.0).exit_code, 74);
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! then SIGKILL, which as PID 1 the kernel does for us as we exit. Nothing is left, so nothing is waited for: the
 //! usual case costs no time. A stop signal during the wait ends it.
 //!
-//! If it was the supervisor that died without a verdict (a panic, a kill, out of memory), we give one in its place: nobody knows what
-//! was stored. Undoing the mount in order is not possible from here; `supervisor_died` is the place where that would start.
+//! If it was the supervisor that died without a verdict (a panic, a kill, out of memory), `recover` follows it as our child: it knows
+//! about tenants, ends the app, stores what is not stored, clears the mount, and gives the verdict. If that dies too, or there is none,
+//! we give a verdict in its place: nobody knows what was stored.
 
+use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
-use super::guard::{Ended, Guardian};
+use super::guard::{Ended, Guardian, Recovery};
 use super::stop::{Mode, UNKILLABLE};
 use super::tree::{Tree, children};
 use super::{PANIC, say, signals};
@@ -39,9 +41,14 @@ fn supervisor_died(guardian: &mut Guardian, ended: Ended) -> u8 {
     } else {
         ended.code()
     };
+    let recovery = guardian.recovery.take().filter(|_| ended != Ended::Stuck);
+    let follows = match recovery {
+        Some(_) => "storing what it left",
+        None => "ending every process it left",
+    };
     match ended {
         Ended::Killed(signal) => say::stderr(format_args!(
-            "the supervisor was killed by signal {signal}{}; ending every process it left",
+            "the supervisor was killed by signal {signal}{}; {follows}",
             if signal == libc::SIGKILL {
                 " (perhaps out of memory: see the kernel log)"
             } else {
@@ -49,9 +56,14 @@ fn supervisor_died(guardian: &mut Guardian, ended: Ended) -> u8 {
             }
         )),
         Ended::Exited(_) => say::stderr(format_args!(
-            "the supervisor panicked, which is a bug in tenant-init; ending every process it left"
+            "the supervisor panicked, which is a bug in tenant-init; {follows}"
         )),
         Ended::Stuck => {}
+    }
+    if let Some(recovery) = recovery
+        && let Some(recovered) = recover(guardian, recovery, ended, code)
+    {
+        return recovered;
     }
     clear(guardian, ended, SERVICE_GRACE);
     say::stderr(format_args!(
@@ -63,6 +75,36 @@ fn supervisor_died(guardian: &mut Guardian, ended: Ended) -> u8 {
         guardian.clock().as_secs_f64()
     ));
     code
+}
+
+/// Lets `recover` do what the supervisor cannot do any more. `None` when it died as well.
+fn recover(guardian: &mut Guardian, recovery: Recovery, died: Ended, code: u8) -> Option<u8> {
+    let words = match died {
+        Ended::Killed(signal) => format!("the supervisor was killed by signal {signal}"),
+        _ => "the supervisor panicked, which is a bug in tenant-init".to_owned(),
+    };
+    let told = [
+        format!("--guardian={}", nix::unistd::getpid()),
+        format!("--code={code}"),
+        format!("--stops={}", guardian.stop.asked()),
+        format!("--died={words}"),
+    ];
+    guardian.stop.child_ended(guardian.clock());
+    let mut command = recovery.before;
+    command.extend(told.map(OsString::from));
+    command.extend(recovery.after);
+    match guardian.replace_child(&command)? {
+        Ended::Exited(code) if code != PANIC => {
+            clear(guardian, Ended::Exited(code), GRACE);
+            Some(code)
+        }
+        ended => {
+            say::stderr(format_args!(
+                "the recovery died as well ({ended:?}); ending every process that is left"
+            ));
+            None
+        }
+    }
 }
 
 /// Ends every process that is left, within `grace` plus a little.

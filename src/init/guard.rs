@@ -15,6 +15,15 @@ use super::stop::{Due, Mode, Stop};
 use super::terminal::Terminal;
 use super::{aftermath, is_ourselves, launch, memory, say, session, signals, spawn, terminal};
 
+/// `recover`, in two parts: between them goes what only its time tells.
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    /// Program, subcommand and options.
+    pub before: Vec<OsString>,
+    /// `-- APP…`, or nothing.
+    pub after: Vec<OsString>,
+}
+
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -40,10 +49,14 @@ impl Ended {
 pub(super) struct Guardian {
     pub(super) mode: Mode,
     pub(super) child: libc::pid_t,
+    /// What is started when the supervisor has died.
+    pub(super) recovery: Option<Recovery>,
+    /// The signal mask we were started with.
+    mask: u64,
     /// In a PID namespace of our own: when we exit, the kernel kills what is left.
     pub(super) pid1: bool,
     started: Instant,
-    stop: Stop,
+    pub(super) stop: Stop,
     /// A job-control stop was passed on, and no SIGCONT since.
     asked_to_pause: bool,
     /// The child leads a session of its own.
@@ -52,7 +65,7 @@ pub(super) struct Guardian {
 }
 
 /// Runs `command` under guard. See [`super::exec`] and [`super::guard_supervisor`].
-pub(super) fn guard(mode: Mode, command: &[OsString]) -> u8 {
+pub(super) fn guard(mode: Mode, command: &[OsString], recovery: Option<Recovery>) -> u8 {
     let mask = signals::block_all();
     let pid1 = getpid().as_raw() == 1;
     // With SIGCHLD ignored, as a careless parent may leave it, the kernel would throw exit codes away.
@@ -74,6 +87,8 @@ pub(super) fn guard(mode: Mode, command: &[OsString]) -> u8 {
     let mut guardian = Guardian {
         mode,
         child,
+        recovery,
+        mask,
         pid1,
         started: Instant::now(),
         stop: Stop::new(mode),
@@ -151,6 +166,18 @@ impl Guardian {
     /// Time since the child was started.
     pub(super) fn clock(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Starts another child in the place of the one that has ended, and returns how that ends; `None` when it cannot be
+    /// started.
+    pub(super) fn replace_child(&mut self, command: &[OsString]) -> Option<Ended> {
+        // A stop signal that comes before it has handlers must wait, not end it.
+        let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT]
+            .into_iter()
+            .fold(self.mask, |mask, signal| mask | bit(signal));
+        let (child, _) = start(self.mode, command, mask, self.own_session, None).ok()?;
+        self.child = child;
+        Some(self.watch())
     }
 
     /// Until the child has ended.

@@ -9,6 +9,9 @@
 //!   ignores job-control stops, and neither is the child's business.
 //! * `--user` needs root. Otherwise a warning says who the command runs as, and it is started all the same: on a developer's machine
 //!   there is only one user, and `check` reports it.
+//! * `--own-output` leaves the command two more descriptors: reading ends of the pipes that its stdout and stderr are. When the
+//!   supervisor dies, its last lines must not kill it (SIGPIPE) before it has written its files. Before the change of user: these pipes
+//!   are ours.
 //! * `--parent-death-signal` is off unless asked for: a mounter that died with the supervisor would take what it has not stored yet
 //!   along. It suits probes, which mean nothing once nobody waits for them. Set after the change of user, which clears it, and it is
 //!   tied to the thread that started us, so the supervisor must start such children from a thread that lives as long as it does.
@@ -16,10 +19,13 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{self, Gid, Group, Uid, User};
@@ -42,6 +48,8 @@ pub struct Options {
     pub no_new_privs: bool,
     /// Permission bits that new files do not get, as in umask(2).
     pub umask: Option<u32>,
+    /// stdout and stderr do not break when nobody reads them any more.
+    pub own_output: bool,
     /// Signal that the command gets when the supervisor dies: PR_SET_PDEATHSIG(2const).
     pub parent_death_signal: Option<i32>,
 }
@@ -154,6 +162,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<(Options, Vec<OsStr
             "--" => break,
             "--no-core" => options.no_core = true,
             "--no-new-privs" => options.no_new_privs = true,
+            "--own-output" => options.own_output = true,
             "--user" => options.user = Some(value(name, &mut args)?),
             "--oom-score-adj" => options.oom_score_adj = Some(number(name, &mut args, 10)?),
             "--umask" => options.umask = Some(number(name, &mut args, 8)?.unsigned_abs()),
@@ -200,6 +209,9 @@ impl Options {
         if self.no_new_privs {
             args.push("--no-new-privs".into());
         }
+        if self.own_output {
+            args.push("--own-output".into());
+        }
         args.push("--".into());
         args
     }
@@ -230,6 +242,10 @@ fn prepare(options: &Options, command: &OsStr) -> Result<(), Error> {
             "warning: {command:?} keeps its oom_score_adj, {adj} could not be set: {error}"
         ));
     }
+    if options.own_output {
+        keep_reading_end(libc::STDOUT_FILENO);
+        keep_reading_end(libc::STDERR_FILENO);
+    }
     if options.no_core {
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("forbidding core dumps"))?;
     }
@@ -250,6 +266,22 @@ fn prepare(options: &Options, command: &OsStr) -> Result<(), Error> {
     set_all_default();
     signals::set_mask(0);
     Ok(())
+}
+
+/// Bytes of output that nobody reads before the command stops at it: the most that an ordinary user may ask for.
+const OUTPUT_ROOM: i32 = 1 << 20;
+
+/// Opens the other end of the pipe that `fd` is, for the command to inherit. What is no pipe does not break.
+fn keep_reading_end(fd: i32) {
+    let path = format!("/proc/self/fd/{fd}");
+    let is_pipe = std::fs::metadata(&path).is_ok_and(|file| file.file_type().is_fifo());
+    // Not O_CLOEXEC, that is what it is for.
+    if is_pipe && let Ok(end) = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
+        // Where that is not allowed there is room for less.
+        let _ = fcntl(&end, FcntlArg::F_SETPIPE_SZ(OUTPUT_ROOM));
+        // The command's from now on.
+        let _ = end.into_raw_fd();
+    }
 }
 
 /// A user, looked up.
@@ -347,6 +379,7 @@ mod tests {
             no_core: true,
             no_new_privs: true,
             umask: Some(0o027),
+            own_output: true,
             parent_death_signal: Some(libc::SIGKILL),
         };
         let command: Vec<OsString> = vec!["sh".into(), "--user".into(), "--".into()];

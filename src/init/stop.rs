@@ -88,6 +88,22 @@ impl Stop {
         false
     }
 
+    /// How often we were asked to stop, as far as it matters.
+    pub(super) fn asked(&self) -> u32 {
+        match self.phase {
+            Phase::Running => 0,
+            Phase::Asked { .. } => 1,
+            Phase::TimeUp { .. } | Phase::Killed { .. } => 2,
+        }
+    }
+
+    /// The child that was to end has ended: it is not to be killed any more.
+    pub(super) fn child_ended(&mut self, now: Duration) {
+        if self.asked() > 1 {
+            self.phase = Phase::Asked { first: now };
+        }
+    }
+
     /// How long the guardian may sleep; `None` is for ever.
     pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
         match self.phase {

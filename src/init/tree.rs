@@ -52,15 +52,21 @@ fn tell(target: libc::pid_t, signal: i32) {
     }
 }
 
-/// Our direct children. Kernels without CONFIG_PROC_CHILDREN have no list, so there all of `/proc` is read.
+/// Our direct children.
 pub(super) fn children() -> Vec<libc::pid_t> {
-    let own = getpid();
-    match fs::read_to_string(format!("/proc/self/task/{own}/children")) {
+    children_of(getpid().as_raw())
+}
+
+/// The direct children of a process with one thread. Kernels without CONFIG_PROC_CHILDREN have no list, so there all of
+/// `/proc` is read.
+#[must_use]
+pub fn children_of(pid: i32) -> Vec<i32> {
+    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
         Ok(list) => list
             .split_ascii_whitespace()
             .filter_map(|pid| pid.parse().ok())
             .collect(),
-        Err(_) => by_parent(own.as_raw()),
+        Err(_) => by_parent(pid),
     }
 }
 

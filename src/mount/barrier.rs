@@ -49,7 +49,8 @@ impl Barrier {
             Ok(()) => Kind::ReadOnly,
             Err(Errno::EPERM) => {
                 let directory = File::open(path).map_err(failed)?;
-                let mode = Mode::from_bits_truncate(directory.metadata().map_err(failed)?.mode());
+                // A life that was killed has left it without write permission.
+                let mode = Mode::from_bits_truncate(directory.metadata().map_err(failed)?.mode()) | Mode::S_IRWXU;
                 Kind::Permissions(directory, mode)
             }
             Err(errno) => return Err(failed(errno.into())),

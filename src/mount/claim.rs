@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 use super::barrier::Barrier;
+use super::command::RunFiles;
 use super::error::MountError;
 use super::mountinfo;
 use super::pending;
@@ -186,19 +187,75 @@ fn is_free(path: &Path, cache_dir: &Path) -> Result<bool, MountError> {
     Ok(try_lock(path, cache_dir)?.is_some())
 }
 
+/// What a life before this one left running or mounted is ended and taken away, the barrier too. Its app must be gone.
+/// `clear` and what it does not hold on to afterwards: a [`Claim`] can be taken then.
+///
+/// # Errors
+/// See [`MountError`].
+pub async fn clear_leftovers(mount: &Mount, prober: &Prober) -> Result<Cleared, MountError> {
+    let (cache_dir, _lock) = soon(|| lock_cache(&mount.cache_dir)).await?;
+    let path = mountinfo::resolve(&mount.path).map_err(|source| MountError::Path {
+        path: mount.path.clone(),
+        source,
+    })?;
+    if !is_free(&mounter_lock_path(&cache_dir), &cache_dir)? {
+        end_orphan(&cache_dir, &path, prober).await?;
+    }
+    let run = RunFiles::below(&mount.run_dir)?;
+    for file in [&run.config, &run.socket] {
+        // Usually there, and replaced by the next life if it cannot be removed now.
+        let _ = fs::remove_file(file);
+    }
+    let extent = Extent {
+        keep_barrier: false,
+        patience: Duration::ZERO,
+    };
+    unmount::clear(&path, prober, extent).await
+}
+
+/// A lock that a process holds which is just going away.
+async fn soon<T>(mut take: impl FnMut() -> Result<T, MountError>) -> Result<T, MountError> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        match take() {
+            Err(MountError::CacheLocked { .. }) if Instant::now() < deadline => sleep(LOCK_PAUSE).await,
+            done => return done,
+        }
+    }
+}
+
+/// The rclone of a life before this one: the one whose pid it left, else one that is found by its arguments.
+fn find_mounter(cache_dir: &Path) -> Option<i32> {
+    let recorded = fs::read_to_string(pid_path(cache_dir))
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok())
+        .filter(|&pid| is_mounter(pid, cache_dir));
+    recorded.or_else(|| {
+        // Killed between the start of rclone and the note of its pid.
+        let processes = fs::read_dir("/proc").ok()?;
+        processes
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .find(|&pid| is_mounter(pid, cache_dir))
+    })
+}
+
 /// Ends the rclone of a life before this one, after flushing what the kernel still holds for it.
 async fn end_orphan(cache_dir: &Path, path: &Path, prober: &Prober) -> Result<(), MountError> {
-    let pid = fs::read_to_string(pid_path(cache_dir))
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok());
-    let Some(pid) = pid.filter(|&pid| is_mounter(pid, cache_dir)) else {
-        return Err(locked(cache_dir, "an rclone of an earlier life that cannot be found"));
+    let found = || {
+        find_mounter(cache_dir).ok_or_else(|| locked(cache_dir, "an rclone of an earlier life that cannot be found"))
     };
+    let pid = soon(found).await?;
     tracing::warn!(
         pid,
         "an rclone of an earlier life still runs: ending it; its unsent files stay in the cache"
     );
-    let alive = |found: &[mountinfo::Entry]| found.iter().any(|entry| entry.kind() == mountinfo::Kind::Tenant);
+    // An NFS mount leads to the guard of that life, which has ended with it: nothing can be flushed.
+    let alive = |found: &[mountinfo::Entry]| {
+        let served =
+            |entry: &mountinfo::Entry| entry.kind() == mountinfo::Kind::Tenant && entry.fstype == "fuse.rclone";
+        found.iter().any(served)
+    };
     if mountinfo::at(path).is_ok_and(|found| alive(&found)) {
         // Its mount may be dead or stuck: then there is nothing to flush.
         drop(prober.run(Kind::Sync, path, ORPHAN_LIMIT).await);
@@ -223,7 +280,7 @@ async fn end_orphan(cache_dir: &Path, path: &Path, prober: &Prober) -> Result<()
 }
 
 /// Is this process an rclone on this cache? Pids are reused, so its arguments must say so.
-fn is_mounter(pid: i32, cache_dir: &Path) -> bool {
+pub fn is_mounter(pid: i32, cache_dir: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<&[u8]> = arguments.split(|&byte| byte == 0).collect();

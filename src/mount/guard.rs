@@ -64,7 +64,7 @@ mod wire;
 mod tests;
 
 use exchange::Exchange;
-pub(super) use visit::visit;
+pub(super) use visit::{ping, visit};
 
 /// Connections served at a time. The kernel opens `nconnect` (16 at most), mount.nfs a few to ping.
 const MAX_CONNECTIONS: usize = 64;
@@ -206,6 +206,26 @@ impl Handle {
     /// Calls that have been received and not answered.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight()
+    }
+
+    /// Waits until a call has been waiting for that long. No timer runs while there is no call.
+    pub async fn call_waits(&self, limit: Duration) {
+        let mut calls = self.0.calls();
+        loop {
+            // An error means that the guard itself is gone.
+            if calls.wait_for(|calls| *calls).await.is_err() {
+                return std::future::pending().await;
+            }
+            sleep(limit).await;
+            if self.oldest().is_some_and(|waiting| waiting >= limit) {
+                return;
+            }
+        }
+    }
+
+    /// Calls that rclone has and has not answered.
+    pub fn under_way(&self) -> usize {
+        self.0.under_way()
     }
 
     /// Calls that have been waiting for an answer at least that long, be it in rclone or for a path to it. Time spent held

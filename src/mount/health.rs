@@ -4,12 +4,16 @@
 //! that asks the mount itself. A mount that does not answer while rclone does has two very different causes, a dead
 //! bucket or a broken mounter, and only the first must be sat out; so then, and only then, rclone is asked for the bucket.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::process::ExitStatus;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use tokio::time::timeout;
 
+use super::guard;
 use super::mountinfo::{self, Kind as Whose};
 use super::probe::Kind;
 use super::prober::ProbeError;
@@ -18,6 +22,9 @@ use super::session::Session;
 
 /// `rc/noop` takes under a millisecond, in an outage too.
 const RC_LIMIT: Duration = Duration::from_secs(1);
+
+/// A timer that fires this late says that the machine has no time for us.
+const LATE: Duration = Duration::from_millis(500);
 
 /// What one round found.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +37,8 @@ pub struct Health {
     pub statvfs: Option<Duration>,
     /// The evidence in words; empty when all is well.
     pub detail: String,
+    /// rclone hangs, and that is proven by this round alone: see [`Session::health`].
+    pub hung: bool,
 }
 
 /// What a round means for the tenant.
@@ -76,11 +85,39 @@ struct Evidence {
 
 impl Session {
     /// Looks once. `limit` is for the child process; a round takes at most twice that.
+    ///
+    /// An rclone that hangs is proven in a second: neither its remote control answers nor its NFS server on a connection of
+    /// its own (on FUSE: the mount), which a silent bucket has no part in; none of its threads waits for a processor or a
+    /// disk, so it is not the machine that is too slow for it; and our own clock was in time, so it was not for us either.
     pub async fn health(&self, limit: Duration) -> Health {
         let start = Instant::now();
         let inner = &self.0;
         let noop = async { inner.rc.noop(RC_LIMIT).await.map(|()| start.elapsed()) };
-        let (rc, statvfs) = tokio::join!(noop, inner.prober.run(Kind::Statvfs, &inner.path, limit));
+        let door = async {
+            match inner.nfs_port() {
+                Some(port) => matches!(timeout(RC_LIMIT, ping(port)).await, Ok(Ok(()))),
+                None => false,
+            }
+        };
+        let doors = async { tokio::join!(noop, door) };
+        let mut statvfs = pin!(inner.prober.run(Kind::Statvfs, &inner.path, limit));
+        let mut doors = pin!(doors);
+        let mut seen = None;
+        let (rc, answered) = loop {
+            tokio::select! {
+                found = &mut doors => break found,
+                result = &mut statvfs, if seen.is_none() => seen = Some(result),
+            }
+        };
+        let silent = matches!(rc, Err(RcError::Silent { .. })) && !answered && !matches!(seen, Some(Ok(_)));
+        let in_time = start.elapsed() < RC_LIMIT + LATE;
+        let hung = silent && in_time && self.exit_status().is_none() && rests(self.pid());
+        let statvfs = match seen {
+            Some(result) => result,
+            // The child is killed with the call: it would not come back.
+            None if hung => Err(ProbeError::Stuck(start.elapsed())),
+            None => statvfs.await,
+        };
         let blocked = inner.link.as_ref().and_then(|link| link.stuck(limit));
         let silent = matches!(statvfs, Err(ProbeError::Stuck(_))) || blocked.is_some();
         let storage = if silent && rc.is_ok() {
@@ -100,8 +137,33 @@ impl Session {
             storage,
         };
         let mut memory = inner.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        judge(evidence, &mut memory, Instant::now())
+        let health = judge(evidence, &mut memory, Instant::now());
+        Health {
+            hung: hung && matches!(health.verdict, Verdict::MounterHung { .. }),
+            ..health
+        }
     }
+}
+
+async fn ping(port: u16) -> std::io::Result<()> {
+    guard::ping(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+}
+
+/// Do all threads of a process sleep? One that runs, or would if there was a processor for it (R), or waits for a disk (D),
+/// may be slow for that reason. A process that is stopped rests.
+fn rests(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut states = threads
+        .flatten()
+        .filter_map(|thread| state_in(&std::fs::read_to_string(thread.path().join("stat")).ok()?));
+    states.all(|state| !matches!(state, 'R' | 'D'))
+}
+
+/// The state in a line of `/proc/PID/stat` (proc_pid_stat(5)). The name in parentheses may hold anything.
+fn state_in(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// Pure: evidence in, verdict out.
@@ -164,6 +226,7 @@ fn judge(evidence: Evidence, memory: &mut Memory, now: Instant) -> Health {
         rc: rc.ok(),
         statvfs: statvfs.ok(),
         detail,
+        hung: false,
     }
 }
 
@@ -279,6 +342,27 @@ mod tests {
             }),
             Verdict::StorageSlow { .. }
         ));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_rests_and_one_that_computes_does_not() {
+        assert_eq!(state_in("12 (a) R 9 (b) S 7 12"), Some('S'));
+        let mut busy = std::process::Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(busy.id()).unwrap());
+        let seen = |wanted: bool| {
+            (0..1000).any(|_| {
+                std::thread::sleep(Duration::from_millis(5));
+                rests(busy.id()) == wanted
+            })
+        };
+        assert!(seen(false), "it computes");
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        assert!(seen(true), "it is stopped");
+        busy.kill().unwrap();
+        busy.wait().unwrap();
     }
 
     #[test]

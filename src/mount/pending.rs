@@ -146,6 +146,23 @@ pub fn other_buckets(cache_dir: &Path, bucket: &str) -> io::Result<Vec<(String, 
     Ok(found)
 }
 
+/// All that any bucket may not have of this cache, by name: [`unsent`] and [`doubtful`]. For when nobody can say which bucket
+/// is the tenant's.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn left(cache_dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in entries(&cache_dir.join("vfsMeta").join(REMOTE))? {
+        let bucket = entry.file_name().to_string_lossy().into_owned();
+        names.extend(unsent(cache_dir, &bucket)?.into_iter().map(|file| file.name));
+        names.extend(doubtful(cache_dir, &bucket)?);
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// Bytes on disk of all cached files: what rclone can give back when the disk gets full, as far as they are sent.
 pub(super) fn cached_bytes(cache_dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;

@@ -6,7 +6,7 @@
 //! shows for the kernel at hand that it does, before any file of the tenant is at stake.
 //!
 //! It works in `.tenant-init/selftest-RANDOM/` and removes what it made. Uploads start `write_back` after the last
-//! write, so normally nothing of it reaches the bucket; what does on a slow machine, the tombstones take away.
+//! write, so normally nothing of it reaches the bucket; what does on a slow machine is deleted afterwards like any deleted file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};

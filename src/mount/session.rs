@@ -13,8 +13,10 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -38,6 +40,13 @@ use super::unmount::{self, Extent};
 use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
+
+/// A helper of rclone that has outlived it may hold its log open: then this is waited, no longer.
+const LOG_END: Duration = Duration::from_millis(500);
+/// Between two looks at the calls that are under way.
+const CALLS_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes of log that nobody reads before rclone stops at it: the most that an ordinary user may ask for.
+const LOG_ROOM: i32 = 1 << 20;
 
 /// What a mounter is started with.
 #[derive(Clone)]
@@ -140,6 +149,25 @@ impl Session {
         Session::start(claim, plan, lock, None).await
     }
 
+    /// Returns when a call has been waiting for rclone for this long; then again not before as much time has passed. Never on
+    /// FUSE, where calls are not seen.
+    pub async fn call_waits(&self, limit: Duration) {
+        match &self.0.link {
+            Some(link) => link.handle().call_waits(limit).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Holds the calls that come from now on, and waits for those that rclone has, at most for `limit`.
+    pub async fn finish_calls(&self, limit: Duration) {
+        let Some(link) = &self.0.link else { return };
+        link.part();
+        let began = Instant::now();
+        while link.handle().under_way() > 0 && began.elapsed() < limit {
+            tokio::time::sleep(CALLS_PAUSE).await;
+        }
+    }
+
     /// Starts another rclone behind the guard of this one; the mount stays. This one is killed if it still runs. Calls wait
     /// until [`Session::rejoin`].
     ///
@@ -208,32 +236,45 @@ impl Session {
             author: &plan.ledger.author(),
         });
         let log = LogTail::new(plan.ledger.clone());
+        let spawn_failed = |source| MountError::Spawn {
+            program: mount.rclone.clone(),
+            source,
+        };
+        // rclone keeps a reading end of its own log: if we die it must not die of its next line.
+        let (lines, to_us) = io::pipe().map_err(spawn_failed)?;
+        // Where that is not allowed it has room for fewer lines then.
+        let _ = fcntl(&lines, FcntlArg::F_SETPIPE_SZ(LOG_ROOM));
         let mut child = Command::new(&mount.rclone)
             .args(arguments)
             .env_clear()
             .envs(command::environment(std::env::vars_os(), &run))
             .current_dir("/")
             .stdin(Stdio::from(lock))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::from(lines.try_clone().map_err(spawn_failed)?))
+            .stderr(Stdio::from(to_us))
             .process_group(0)
             .spawn()
-            .map_err(|source| MountError::Spawn {
-                program: mount.rclone.clone(),
-                source,
-            })?;
+            .map_err(spawn_failed)?;
         let pid = child.id().unwrap_or_default();
         claim.record_mounter(pid);
         if let Some(score) = plan.oom_score_adj {
             set_oom_score(pid, score);
         }
-        if let Some(pipe) = child.stderr.take() {
-            tokio::spawn(log::forward(pipe, log.clone()));
-        }
+        let reading = match pipe::Receiver::from_owned_fd(lines.into()) {
+            Ok(lines) => Some(tokio::spawn(log::forward(lines, log.clone()))),
+            Err(error) => {
+                tracing::warn!(%error, "rclone's log cannot be read");
+                None
+            }
+        };
         let (publish, exit) = watch::channel(None);
         tokio::spawn(async move {
             // Waiting fails only if somebody else reaped the child; then it has ended, and how is lost.
             let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
+            // Its last lines tell what it has not done: they are read before anyone acts on its end.
+            if let Some(reading) = reading {
+                let _ = timeout(LOG_END, reading).await;
+            }
             publish.send_replace(Some(status));
         });
         let rc = Rc::new(&run.socket).map_err(|error| MountError::Run {

@@ -116,6 +116,11 @@ impl Effects {
         }
     }
 
+    /// The life before this one has served the tenant, and this one answers for it.
+    pub fn has_served(&self) {
+        self.shared.served.set(true);
+    }
+
     /// Starts what `action` asks for; the outcome arrives as events.
     pub fn perform(&self, action: Action) {
         let shared = Rc::clone(&self.shared);
@@ -126,8 +131,9 @@ impl Effects {
                 let task = tokio::task::spawn_local(mounting::launch(Rc::clone(&shared), within));
                 shared.launch.replace(Some(task));
             }
-            Action::Reconnect { fresh, within } => {
-                let task = tokio::task::spawn_local(mounting::reconnect(Rc::clone(&shared), fresh, within));
+            Action::Reconnect { fresh, gently, within } => {
+                let how = mounting::How { fresh, gently };
+                let task = tokio::task::spawn_local(mounting::reconnect(Rc::clone(&shared), how, within));
                 shared.launch.replace(Some(task));
             }
             Action::ProbeMount => spawn(mounting::probe(shared)),

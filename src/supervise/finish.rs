@@ -5,11 +5,13 @@ use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::app::command;
 use crate::config::Config;
 use crate::core::event::Failure;
 use crate::core::verdict::{Cause, Verdict, decide};
 use crate::exit::Exit;
-use crate::mount::pending;
+use crate::index;
+use crate::mount::{Ledger, pending};
 use crate::supervise::effects::Shared;
 use crate::supervise::{auditing, mounting};
 
@@ -29,7 +31,8 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
             Some(index) => index.pending().await,
             None => 0,
         },
-        None => 0,
+        // What a life before has left is still there.
+        None => left_of_the_index(config),
     };
     let verdict = decide(cause, shared.served.get(), names, index_pending, stop_seconds);
     write_marker(config, &verdict);
@@ -39,29 +42,36 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
 /// Names of files that are not in the bucket, and then of those that still are and must not be.
 fn not_stored(shared: &Shared) -> Vec<String> {
     let config = &shared.config;
-    let bucket = shared.bucket.borrow().clone();
-    let mut names = bucket.as_deref().map_or_else(Vec::new, |bucket| unsent(config, bucket));
+    let Some(bucket) = shared.bucket.borrow().clone() else {
+        return left(config);
+    };
+    let mut names = unsent(config, &bucket);
     // After an rclone that was killed its notes may say "sent" of what was never sent.
     let doubt = !shared.drained.get();
-    if let Some(bucket) = bucket.as_deref().filter(|_| doubt) {
-        names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
+    if doubt {
+        names.extend(pending::doubtful(&config.mount.cache_dir, &bucket).unwrap_or_default());
     }
-    let mut left = Vec::new();
-    if let Some(tenant) = shared.tenant() {
-        names.extend(tenant.ledger.wrong());
-        if doubt {
-            names.extend(tenant.ledger.queued());
-        }
-        left.extend(tenant.ledger.deletions().into_iter().map(|(name, _)| name));
+    // Before its preconditions hold there is what an earlier life has left.
+    let ledger = shared
+        .tenant()
+        .map_or_else(|| Ledger::load(&config.mount.cache_dir), |tenant| tenant.ledger.clone());
+    names.extend(ledger.wrong());
+    if doubt {
+        names.extend(ledger.queued());
     }
-    // The self-test's scratch files are nobody's data.
-    for list in [&mut names, &mut left] {
-        list.retain(|name| !name.starts_with(".tenant-init/"));
-        list.sort();
-        list.dedup();
-    }
-    names.extend(left.into_iter().map(|name| format!("{name} (to be deleted)")));
+    names.retain(|name| is_data(name));
+    names.sort();
+    names.dedup();
+    names.extend(deletions(&ledger));
     names
+}
+
+/// What is still to be deleted in the bucket, in words.
+fn deletions(ledger: &Ledger) -> impl Iterator<Item = String> {
+    let names = ledger.deletions().into_iter().map(|(name, _)| name);
+    names
+        .filter(|name| is_data(name))
+        .map(|name| format!("{name} (to be deleted)"))
 }
 
 fn write_marker(config: &Config, verdict: &Verdict) {
@@ -79,16 +89,69 @@ fn write_marker(config: &Config, verdict: &Verdict) {
     }
 }
 
+/// The end of a life for which there is nothing more to do: names what is left on this disk, and for the next start writes the
+/// marker.
+pub fn at_once(config: &Config, cause: &Cause, seconds: f64) -> Exit {
+    let verdict = decide(cause, true, left(config), left_of_the_index(config), seconds);
+    write_marker(config, &verdict);
+    announce(&verdict)
+}
+
+/// [`unshipped`]; one too many rather than none when that cannot be read.
+fn left_of_the_index(config: &Config) -> u64 {
+    unshipped(config).unwrap_or_else(|error| {
+        tracing::error!(
+            event = "index_unreadable",
+            "cannot tell what of the index is not stored: {error}"
+        );
+        1
+    })
+}
+
+/// Transactions of basic-memory's index that a life before this one left in the outbox.
+fn unshipped(config: &Config) -> Result<u64, String> {
+    if !command::is_basic_memory(config) {
+        return Ok(0);
+    }
+    let pending = index::pending(&command::index_file(config), 0).map_err(|error| error.to_string())?;
+    Ok(pending.transactions)
+}
+
+/// Is there anything on this disk that could be stored?
+pub fn anything_left(config: &Config) -> bool {
+    !left(config).is_empty() || unshipped(config).map_or(true, |transactions| transactions > 0)
+}
+
+/// Names of everything on this disk that is not stored, when it is not known in which bucket it belongs.
+fn left(config: &Config) -> Vec<String> {
+    let cache_dir = &config.mount.cache_dir;
+    let mut names = match pending::left(cache_dir) {
+        Ok(names) => names,
+        Err(error) => vec![unknown(config, &error)],
+    };
+    names.extend(deletions(&Ledger::load(cache_dir)));
+    names
+}
+
+/// The self-test's scratch files are nobody's data.
+fn is_data(name: &str) -> bool {
+    !name.starts_with(".tenant-init/")
+}
+
+fn unknown(config: &Config, error: &std::io::Error) -> String {
+    format!(
+        "(unknown: the cache {} cannot be read: {error})",
+        config.mount.cache_dir.display()
+    )
+}
+
 /// Names of the files in the cache that are not in `bucket`.
 fn unsent(config: &Config, bucket: &str) -> Vec<String> {
     match pending::unsent(&config.mount.cache_dir, bucket) {
         Ok(files) => files.into_iter().map(|file| file.name).collect(),
         Err(error) => {
             tracing::error!(event = "cache_unreadable", "cannot tell what is not stored: {error}");
-            vec![format!(
-                "(unknown: the cache {} cannot be read: {error})",
-                config.mount.cache_dir.display()
-            )]
+            vec![unknown(config, &error)]
         }
     }
 }

@@ -54,6 +54,11 @@ fn fresh_id() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Has this disk ever held a lease? Then it may hold one now.
+pub fn held_a_lease(cache_dir: &Path) -> bool {
+    cache_dir.join(LAST).exists()
+}
+
 /// Has another machine held the lease between this disk's last one and `epoch`?
 pub fn another_machine_wrote_since(cache_dir: &Path, database_id: &str, epoch: u64) -> bool {
     let last = fs::read(cache_dir.join(LAST))

@@ -1,6 +1,7 @@
 //! The mount as effects: each drives one call of `mount` and tells the core how it ended.
 
 use std::os::unix::process::ExitStatusExt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,10 @@ const OOM_SCORE_ADJ: i16 = 300;
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks whether that has started an rclone meanwhile.
 const RELEASE_LOOK: Duration = Duration::from_millis(20);
+/// A call that waits this long is a reason to look at the mount.
+const SLOW_CALL: Duration = Duration::from_secs(1);
+/// A call that takes longer (it waits for the bucket) is not finished before rclone is replaced, but repeated after it.
+const CALLS_LIMIT: Duration = Duration::from_secs(2);
 /// rclone ends within milliseconds of TERM.
 const TERMINATE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -86,10 +91,17 @@ fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
     }
 }
 
+/// See `Action::Reconnect`.
+#[derive(Clone, Copy)]
+pub struct How {
+    pub fresh: bool,
+    pub gently: bool,
+}
+
 /// `Action::Reconnect`
-pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
+pub async fn reconnect(shared: Rc<Shared>, how: How, within: Duration) {
     let deadline = Instant::now() + within;
-    match try_reconnect(&shared, fresh, deadline).await {
+    match try_reconnect(&shared, how, deadline).await {
         Ok(Some(session)) => {
             shared.send(Event::Mount(MountEvent::Reconnected));
             watch(shared, session).await;
@@ -100,13 +112,16 @@ pub async fn reconnect(shared: Rc<Shared>, fresh: bool, within: Duration) {
     }
 }
 
-async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> Result<Option<Session>, Failure> {
+async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Result<Option<Session>, Failure> {
     let claim = shared.claim.borrow().clone();
     let (Some(tenant), Some(claim), Some(lost)) = (shared.tenant(), claim, shared.session()) else {
         return Ok(None);
     };
     let began = Instant::now();
-    let session = if fresh || lost.exit_status().is_some() {
+    if how.gently {
+        lost.finish_calls(CALLS_LIMIT).await;
+    }
+    let session = if how.fresh || lost.exit_status().is_some() {
         let relaunched = lost.relaunch(&claim, plan(shared, &tenant)).await;
         let session = relaunched.map_err(|error| Failure::new(error.exit(), error.to_string()))?;
         // Put in place only where it belongs: the drain and the end of a stop look for it there.
@@ -153,6 +168,7 @@ async fn watch(shared: Rc<Shared>, session: Session) {
     let status = loop {
         tokio::select! {
             status = session.exited() => break status,
+            () = session.call_waits(SLOW_CALL) => shared.send(Event::Mount(MountEvent::Slow)),
             words = session.crooked(), if !crooked => {
                 crooked = true;
                 shared.send(Event::Mount(MountEvent::Crooked(words)));
@@ -174,14 +190,28 @@ async fn watch(shared: Rc<Shared>, session: Session) {
 pub async fn probe(shared: Rc<Shared>) {
     let Some(session) = shared.session() else { return };
     let (failures_before, slow_downs_before) = (session.upload_failures(), session.slow_downs());
-    let (health, queue) = tokio::join!(session.health(shared.config.health.mount_timeout), session.queue());
+    let mut queue = pin!(session.queue());
+    let mut health = pin!(session.health(shared.config.health.mount_timeout));
+    let mut queued = None;
+    let health = loop {
+        tokio::select! {
+            found = &mut health => break found,
+            answer = &mut queue, if queued.is_none() => queued = Some(answer),
+        }
+    };
+    let queue = match queued {
+        Some(answer) => answer.ok(),
+        // It would not answer either.
+        None if health.hung => None,
+        None => queue.await.ok(),
+    };
     if let Some(took) = health.statvfs {
         shared.metrics.operations.operation("probe_statvfs", took, None);
     }
     let new_failures = session
         .upload_failures()
         .saturating_sub(shared.upload_failures.replace(failures_before));
-    let queue = queue.ok().map(|queue| {
+    let queue = queue.map(|queue| {
         let uploads = queue.uploads(0);
         Queue {
             files: uploads.queued,
@@ -205,8 +235,14 @@ pub async fn probe(shared: Rc<Shared>) {
         }));
     }
     // A mount that is slow because the bucket is silent is the bucket's failure, and its own probe tells it.
+    let hung = health.hung;
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
-    shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue, room })));
+    shared.send(Event::Mount(MountEvent::Health(MountHealth {
+        stuck,
+        hung,
+        queue,
+        room,
+    })));
     application::save_projects(&shared).await;
     auditing::look(&shared).await;
 }

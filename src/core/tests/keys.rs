@@ -21,6 +21,12 @@ fn busy() -> Event {
     })
 }
 
+/// As [`remounted`] on nfs: another rclone behind the guard, and nothing else.
+fn replaced(life: &mut Life) {
+    life.on(Event::Mount(MountEvent::Launched { pid: 20 }));
+    life.on(Event::Mount(MountEvent::Reconnected));
+}
+
 fn has(actions: &[Action], kind: &str) -> bool {
     kinds(actions).contains(&kind)
 }
@@ -42,15 +48,16 @@ fn new_keys_replace_rclone_once_what_waits_is_uploaded() {
     assert!(has(&life.on(Event::AskKeys("SIGHUP")), "fetch-keys"));
     assert!(has(&life.on(answer(true)), "expire"), "the old key uploads what it can");
     life.now += Duration::from_secs(1);
-    assert!(!has(&life.on(busy()), "term-app"));
+    assert!(!has(&life.on(busy()), "reconnect"));
     life.now += Duration::from_secs(1);
-    assert!(has(&life.on(healthy(Queue::default())), "term-app"));
-    remounted(&mut life);
+    assert!(has(&life.on(healthy(Queue::default())), "reconnect"));
+    assert!(!life.done.contains(&Action::TerminateApp), "the app goes on");
+    replaced(&mut life);
     assert!(life.state.reasons().is_empty(), "{:?}", life.state.reasons());
     let mount = life.state.snapshot_at(life.now).services.mount;
     assert_eq!(mount.restarts_by_cause["keys"], 1);
     life.now += Duration::from_secs(1);
-    assert!(!has(&life.on(healthy(Queue::default())), "term-app"), "once");
+    assert!(!has(&life.on(healthy(Queue::default())), "reconnect"), "once");
 }
 
 #[test]
@@ -59,9 +66,38 @@ fn a_queue_that_never_empties_holds_new_keys_up_for_ten_seconds() {
     life.on(Event::AskKeys("SIGHUP"));
     life.on(answer(true));
     life.now += Duration::from_secs(9);
-    assert!(!has(&life.on(busy()), "term-app"));
+    assert!(!has(&life.on(busy()), "reconnect"));
     life.now += Duration::from_secs(1);
-    assert!(has(&life.on(busy()), "term-app"));
+    assert!(has(&life.on(busy()), "reconnect"));
+}
+
+#[test]
+fn on_fuse_new_keys_cost_a_restart_of_the_app() {
+    let mut life = Life::ready(Driver::Fuse, policy());
+    life.on(Event::AskKeys("SIGHUP"));
+    life.on(answer(true));
+    life.now += Duration::from_secs(1);
+    assert!(has(&life.on(healthy(Queue::default())), "term-app"));
+    remounted(&mut life);
+    assert_eq!(
+        life.state.snapshot_at(life.now).services.mount.restarts_by_cause["keys"],
+        1
+    );
+}
+
+#[test]
+fn keys_that_change_again_while_rclone_is_replaced_replace_it_again() {
+    let mut life = Life::ready(Driver::Nfs, policy());
+    life.on(Event::AskKeys("SIGHUP"));
+    life.on(answer(true));
+    life.now += Duration::from_secs(1);
+    assert!(has(&life.on(healthy(Queue::default())), "reconnect"));
+    life.on(Event::AskKeys("SIGHUP"));
+    life.on(answer(true));
+    assert!(!has(&life.on(healthy(Queue::default())), "reconnect"), "one at a time");
+    replaced(&mut life);
+    life.now += Duration::from_secs(1);
+    assert!(has(&life.on(healthy(Queue::default())), "reconnect"));
 }
 
 #[test]

@@ -57,6 +57,8 @@ enum Step {
     AppDies,
     Fenced(Pending),
     StopSignal,
+    /// The source of the keys has another one for the bucket.
+    NewKeys,
 }
 
 #[derive(Clone)]
@@ -72,6 +74,8 @@ struct World {
     app: bool,
     leased: bool,
     fenced: bool,
+    /// The supervisor before this one has died.
+    orphaned: bool,
     failures: u32,
     finished: u32,
     /// The deadline of the stop cut it short.
@@ -82,8 +86,27 @@ struct World {
 
 impl World {
     fn new(driver: Driver, database: bool) -> Self {
+        World::beginning(Life::new(policy()), driver, database)
+    }
+
+    /// After the death of a supervisor.
+    fn orphaned(driver: Driver, database: bool) -> Self {
+        let died = crate::core::orphaned::Died {
+            words: "killed".into(),
+            code: 137,
+            stops: 0,
+        };
+        let life = Life::beginning(State::orphaned(policy(), died, policy().stop_timeout));
+        World {
+            orphaned: true,
+            ..World::beginning(life, driver, database)
+        }
+    }
+
+    fn beginning(life: Life, driver: Driver, database: bool) -> Self {
         let mut world = World {
-            life: Life::new(policy()),
+            life,
+            orphaned: false,
             pending: Vec::new(),
             driver,
             database,
@@ -149,6 +172,7 @@ impl World {
             Action::ReseedIndex => Pending::Reseed,
             Action::CompareIndex => Pending::Compare,
             Action::StartApp => {
+                self.wants(!self.orphaned, "the app of a supervisor that has died");
                 let served = self.mounter || self.driver == Driver::Nfs;
                 self.wants(served && self.mounted, "the app without a ready mount");
                 self.wants(!self.app, "a second app");
@@ -238,6 +262,9 @@ impl World {
             if *pending == Pending::Ship {
                 steps.push(Step::Fenced(*pending));
             }
+            if *pending == Pending::FetchKeys {
+                steps.push(Step::NewKeys);
+            }
         }
         if self.mounter && !self.pending.contains(&Pending::EndMounter) {
             steps.push(Step::MounterDies);
@@ -269,14 +296,27 @@ impl World {
                 let lost = Err(ShipFailure::Fenced { holder: "b".into() });
                 self.tell(Event::Index(IndexEvent::Shipped(lost, Backlog::default())));
             }
+            Step::NewKeys => {
+                self.failures += 1;
+                self.forget(Pending::FetchKeys);
+                let answer = KeysAnswer {
+                    storage: true,
+                    ..KeysAnswer::default()
+                };
+                self.tell(Event::Keys(Ok(answer)));
+            }
             Step::Time => {
                 let Some(due) = self.life.state.next_deadline() else {
                     return;
                 };
                 self.life.now = self.life.now.max(due);
-                self.cut_short |= self
-                    .stopping
-                    .is_some_and(|began| began + policy().stop_timeout <= self.life.now);
+                // The time of an orphaned life runs from its start.
+                let began = if self.orphaned {
+                    Some(Duration::ZERO)
+                } else {
+                    self.stopping
+                };
+                self.cut_short |= began.is_some_and(|began| began + policy().stop_timeout <= self.life.now);
                 self.tell(Event::Timer);
                 let again = self.life.state.next_deadline();
                 self.wants(
@@ -304,7 +344,12 @@ impl World {
             }
             Step::StopSignal => {
                 self.failures += 1;
-                self.cut_short |= self.stopping.is_some();
+                let signals = self.path.iter().filter(|step| matches!(step, Step::StopSignal)).count();
+                self.cut_short |= if self.orphaned {
+                    signals > 1
+                } else {
+                    self.stopping.is_some()
+                };
                 self.tell(Event::StopSignal("SIGTERM"));
             }
         }
@@ -356,6 +401,7 @@ impl World {
             }
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: None,
+                hung: false,
                 queue: Some(Queue::default()),
                 room: None,
             }))),
@@ -419,6 +465,7 @@ impl World {
             Pending::Reconnect => self.tell(Event::Mount(MountEvent::ReconnectFailed(failure))),
             Pending::ProbeMount => self.tell(Event::Mount(MountEvent::Health(MountHealth {
                 stuck: Some("silent".into()),
+                hung: true,
                 queue: None,
                 room: None,
             }))),
@@ -502,9 +549,16 @@ fn explore(start: World, failures: u32, depth: u32) -> usize {
     known.len()
 }
 
+/// A tenant that serves, while its keys are asked for.
+fn with_new_keys(driver: Driver) -> World {
+    let mut world = serving(driver, false);
+    world.tell(Event::AskKeys("SIGHUP"));
+    world
+}
+
 /// A tenant that serves.
-fn serving(driver: Driver) -> World {
-    let mut world = World::new(driver, true);
+fn serving(driver: Driver, database: bool) -> World {
+    let mut world = World::new(driver, database);
     while world.life.state.phase() != Phase::Ready {
         let step = world.pending.first().map_or(Step::Time, |first| Step::Done(*first));
         world.take(step);
@@ -517,7 +571,10 @@ fn check(failures: u32, depth: u32) {
         for (from, start) in [
             ("its start", World::new(driver, false)),
             ("its start, with a database", World::new(driver, true)),
-            ("serving", serving(driver)),
+            ("serving", serving(driver, true)),
+            ("new keys", with_new_keys(driver)),
+            ("the death of a supervisor", World::orphaned(driver, false)),
+            ("the same, with a database", World::orphaned(driver, true)),
         ] {
             let worlds = explore(start, failures, depth);
             println!("{driver:?}, {failures} failures, {depth} steps from {from}: {worlds} worlds");

@@ -28,6 +28,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     });
     let health = (any::<bool>(), 0u64..5, 0u64..2000, 0u64..600).prop_map(|(stuck, files, oldest, free)| MountHealth {
         stuck: stuck.then(|| "silent".into()),
+        hung: stuck && files % 2 == 0,
         queue: Some(Queue {
             files,
             oldest: Duration::from_secs(oldest),

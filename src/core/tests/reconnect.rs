@@ -2,9 +2,9 @@
 
 use super::life::{healthy, kinds, stop_order, stuck};
 use super::*;
-use crate::core::event::{Failure, Queue};
+use crate::core::event::{Backlog, Failure, IndexEvent, LeaseTaken, MountHealth, Queue, ShipFailure};
 use crate::core::health::Clock;
-use crate::core::policy::{RECONNECT_LIMIT, RECONNECT_PAUSE};
+use crate::core::policy::{HUNG_PAUSE, RECONNECT_LIMIT, RECONNECT_PAUSE};
 use crate::core::snapshot::{Phase, Snapshot};
 use crate::core::verdict::Cause;
 use crate::exit::Exit;
@@ -31,7 +31,9 @@ fn snapshot(life: &Life) -> Snapshot {
 fn a_dead_rclone_is_replaced_at_once_and_the_app_is_left_alone() {
     let mut life = ready();
     let actions = life.mounter_died(10);
-    assert!(matches!(actions[..], [Action::Reconnect { fresh: true, within }] if within == RECONNECT_LIMIT));
+    assert!(
+        matches!(actions[..], [Action::Reconnect { fresh: true, gently: false, within }] if within == RECONNECT_LIMIT)
+    );
     assert_eq!(life.state.phase(), Phase::Degraded);
     assert!(life.state.reasons()[0].starts_with("mount_reconnecting: rclone ended"));
     assert_eq!(snapshot(&life).services.mount.state, "recovering");
@@ -212,4 +214,137 @@ fn a_mount_that_is_gone_is_made_anew() {
     let mut life = ready();
     let lost = Event::Mount(MountEvent::Lost("the mount is gone from the mount table".into()));
     assert_eq!(kinds(&life.on(lost)), ["term-app"]);
+}
+
+fn hung() -> Event {
+    Event::Mount(MountEvent::Health(MountHealth {
+        stuck: Some("rclone does not answer rc/noop".into()),
+        hung: true,
+        ..MountHealth::default()
+    }))
+}
+
+#[test]
+fn an_rclone_that_is_proven_to_hang_is_replaced_after_two_looks_whatever_the_bucket_does() {
+    let mut life = ready();
+    life.on(super::life::outage());
+    assert!(life.on(hung()).is_empty());
+    assert!(
+        kinds(&life.pass(HUNG_PAUSE)).contains(&"probe-mount"),
+        "the second look follows soon"
+    );
+    assert_eq!(kinds(&life.on(hung())), ["reconnect"]);
+    assert_eq!(snapshot(&life).services.mount.restarts_by_cause["stuck"], 1);
+}
+
+#[test]
+fn a_proof_counts_only_with_another_right_after_it() {
+    let mut life = ready();
+    for _ in 0..5 {
+        assert!(life.on(hung()).is_empty());
+        assert!(life.on(healthy(Queue::default())).is_empty());
+    }
+    life.on(super::life::outage());
+    for _ in 0..5 {
+        assert!(life.on(hung()).is_empty());
+        assert!(life.on(stuck()).is_empty(), "it may be busy, or wait for the bucket");
+    }
+    assert!(life.on(hung()).is_empty());
+    life.on(Event::Resumed(crate::core::clocks::Away {
+        stalled: Duration::from_secs(9),
+        asleep: Duration::ZERO,
+    }));
+    assert!(
+        life.on(hung()).is_empty(),
+        "what was seen before the machine slept is no proof"
+    );
+}
+
+#[test]
+fn on_fuse_a_restart_costs_more_and_needs_more_proof() {
+    let mut life = Life::ready(Driver::Fuse, policy());
+    assert!(life.on(hung()).is_empty());
+    assert!(life.on(hung()).is_empty());
+    assert_eq!(kinds(&life.on(hung())), ["term-app"]);
+}
+
+#[test]
+fn a_call_that_waits_brings_the_next_look_forward_but_not_again_and_again() {
+    let mut life = ready();
+    life.pass(Duration::from_secs(2));
+    life.on(healthy(Queue::default()));
+    life.pass(Duration::from_millis(1500));
+    assert_eq!(kinds(&life.on(Event::Mount(MountEvent::Slow))), ["probe-mount"]);
+    assert!(life.on(Event::Mount(MountEvent::Slow)).is_empty(), "one is under way");
+    life.on(healthy(Queue::default()));
+    assert!(life.on(Event::Mount(MountEvent::Slow)).is_empty());
+    assert_eq!(kinds(&life.pass(Duration::from_secs(1))), ["probe-mount"]);
+}
+
+#[test]
+fn an_rclone_that_works_is_replaced_gently_once_and_then_as_a_dead_one() {
+    let mut life = ready();
+    life.on(Event::AskKeys("SIGHUP"));
+    life.on(Event::Keys(Ok(crate::core::event::KeysAnswer {
+        storage: true,
+        ..Default::default()
+    })));
+    life.now += Duration::from_secs(1);
+    let actions = life.on(healthy(Queue::default()));
+    assert!(
+        matches!(
+            actions[..],
+            [
+                ..,
+                Action::Reconnect {
+                    fresh: true,
+                    gently: true,
+                    ..
+                }
+            ]
+        ),
+        "{actions:?}"
+    );
+    failed(&mut life, Exit::Machine);
+    let again = life.pass(RECONNECT_PAUSE);
+    assert!(
+        again.iter().any(|a| matches!(
+            a,
+            Action::Reconnect {
+                fresh: true,
+                gently: false,
+                ..
+            }
+        )),
+        "{again:?}"
+    );
+    reconnected(&mut life, 20);
+    assert_eq!(snapshot(&life).services.mount.restarts_by_cause["keys"], 1);
+    assert_eq!(life.state.phase(), Phase::Ready);
+}
+
+#[test]
+fn a_lease_that_is_lost_while_the_stop_waits_for_an_rclone_still_ends_that_rclone() {
+    let mut life = Life::new(policy());
+    life.on(Event::Prepared(Ok(Prepared {
+        has_database: true,
+        has_index: false,
+        ..a_tenant(Driver::Nfs)
+    })));
+    life.on(Event::Index(IndexEvent::Lease(Ok(LeaseTaken {
+        epoch: 1,
+        latency: Duration::from_millis(3),
+        position: 0,
+    }))));
+    life.on(Event::Mount(MountEvent::Launched { pid: 10 }));
+    life.on(Event::Mount(MountEvent::Ready));
+    life.on(Event::StopSignal("SIGTERM"));
+    life.mounter_died(10);
+    life.gone();
+    life.end(PhaseEnd::Synced(Ok(())));
+    let fenced = Err(ShipFailure::Fenced { holder: "b".into() });
+    let actions = life.on(Event::Index(IndexEvent::Shipped(fenced, Backlog::default())));
+    assert!(kinds(&actions).contains(&"term-mounter"), "{actions:?}");
+    assert!(reconnected(&mut life, 20).is_empty(), "not the end yet");
+    assert!(!life.state.is_stopped());
 }

@@ -129,6 +129,8 @@ pub(super) struct Exchange {
     pub(super) buffers: Buffers,
     generation: watch::Sender<u64>,
     closed: watch::Sender<bool>,
+    /// Is there any call?
+    calls: watch::Sender<bool>,
 }
 
 /// Waits until the guard is shut down.
@@ -172,6 +174,7 @@ impl Exchange {
             buffers: Buffers::default(),
             generation: watch::Sender::new(0),
             closed: watch::Sender::new(false),
+            calls: watch::Sender::new(false),
         }
     }
 
@@ -218,6 +221,9 @@ impl Exchange {
                 since: received,
             },
         );
+        if state.waiting.len() == 1 {
+            self.calls.send_replace(true);
+        }
         let may_run = state.order.enter(ticket, plan.keys);
         let known = self.nodes().recognise(&mut plan, &record);
         let call = Call {
@@ -303,6 +309,9 @@ impl Exchange {
 
     fn end(self: &Arc<Self>, state: &mut State, call: &Call) -> Option<Arc<Client>> {
         let waiting = state.waiting.remove(&call.plan.identity);
+        if state.waiting.is_empty() {
+            self.calls.send_replace(false);
+        }
         for next in state.order.leave(call.ticket, call.plan.keys).into_iter().flatten() {
             if let Some(parked) = state.parked.remove(&next) {
                 if state.order.may_run(next, parked.plan.keys) {
@@ -400,6 +409,11 @@ impl Exchange {
         self.state().absent.contains(entry)
     }
 
+    /// Tells whether there is any call.
+    pub(super) fn calls(&self) -> watch::Receiver<bool> {
+        self.calls.subscribe()
+    }
+
     /// Tells when rclone is replaced.
     pub(super) fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
@@ -480,6 +494,11 @@ impl Exchange {
 
     pub(super) fn known(&self) -> usize {
         self.nodes().len()
+    }
+
+    pub(super) fn under_way(&self) -> usize {
+        let state = self.state();
+        state.paths.saturating_sub(state.idle.len() + state.opening)
     }
 
     pub(super) fn paths(&self) -> usize {

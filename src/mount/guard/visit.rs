@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nfs3_types::mount::{self, MOUNT_PROGRAM, dirpath};
 use nfs3_types::nfs3::{self, LOOKUP3args, NFS_PROGRAM, READ3args, WRITE3args, nfs_fh3, stable_how};
-use nfs3_types::xdr_codec::{Opaque, Pack};
+use nfs3_types::xdr_codec::{Opaque, Pack, Void};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -59,6 +59,24 @@ pub(in crate::mount) async fn visit(upstream: SocketAddr, files: &[(&str, u64)],
         }
     }
     Ok(())
+}
+
+/// Asks rclone's server for nothing, on a connection of its own: an answer takes no lock and no bucket.
+///
+/// # Errors
+/// When it can't be reached, or hangs up. There is no limit of time.
+pub(in crate::mount) async fn ping(upstream: SocketAddr) -> io::Result<()> {
+    let stream = TcpStream::connect(upstream).await?;
+    stream.set_nodelay(true)?;
+    let (read, writer) = stream.into_split();
+    let mut connection = Connection {
+        reader: RecordReader::new(read),
+        writer,
+        reply: Vec::new(),
+    };
+    connection
+        .ask(nfs3::PROGRAM, NFS_PROGRAM::NFSPROC3_NULL as u32, &Void)
+        .await
 }
 
 impl Connection {

@@ -1,7 +1,8 @@
 """rclone is killed, or stands still, under an app at work: the app must not notice more than a pause.
 
     restart.py SEED KILLS HOW     HOW: `kill`, `hang` (SIGSTOP instead of the last kill), `idle` (no load), `stop` (and
-                                  once more killed just before the tenant is stopped)
+                                  once more killed just before the tenant is stopped), `keys` (not killed: the key is rotated, and
+                                  the one before revoked)
 """
 
 import json
@@ -29,11 +30,31 @@ logs = Path(tempfile.mkdtemp())
 logs.chmod(0o777)
 
 s3 = S3Server(folder).start()
+KEYS = [(s3.key_id, s3.secret)] + [(f"AKIDEXAMPLE{number}", f"SECRETEXAMPLE{number}") for number in range(kills)]
+BUNDLE = folder / "bundle.json"
 for name, text in STATIC.items():
     s3.put(name, text)
 app = ["sleep", "infinity"] if how == "idle" else ["python3", str(APP), str(logs), str(seed)]
-tenant = Tenant(folder / "tenant", s3, app=app, env={
+source = {"TENANT_INIT_CREDENTIALS__SOURCE": "file", "TENANT_INIT_CREDENTIALS__FILE": str(BUNDLE)}
+tenant = Tenant(folder / "tenant", None if how == "keys" else s3, app=app, env={
+    **(source if how == "keys" else {}),
     "TENANT_INIT_MOUNT__DRIVER": "nfs", "TENANT_INIT_APP__USER": "app", "TENANT_INIT_LIMITS__RESTART_BUDGET": "100"})
+
+
+def accept(*keys):
+    """The bucket opens for these keys only."""
+    s3.stop()
+    s3.key_id, s3.secret = keys[0]
+    s3.start(*[part for key in keys[1:] for part in ("--auth-key", ",".join(key))])
+
+
+def bundle(key):
+    """The file with the keys has this one."""
+    storage = {"bucket": s3.bucket, "endpoint": s3.endpoint, "region": "auto", "access_key_id": key[0], "secret_access_key": key[1]}
+    fresh = BUNDLE.with_suffix(".new")
+    fresh.touch(0o600)
+    fresh.write_text(json.dumps({"version": 1, "tenant_id": None, "storage": storage, "index": None, "expires_at": None}))
+    fresh.replace(BUNDLE)
 
 
 def mount():
@@ -73,6 +94,10 @@ def differences(read, expected):
 
 
 try:
+    if how == "keys":
+        # All of them from the start: a server that is started again would be another fault.
+        accept(*KEYS)
+        bundle(KEYS[0])
     tenant.start().wait_ready(120)
     first_app = tenant.service_pid("app")
     if how == "idle":
@@ -84,6 +109,10 @@ try:
         pid = tenant.service_pid("mount")
         hang = how == "hang" and number == kills - 1
         since = time.monotonic()
+        if how == "keys":
+            bundle(KEYS[number + 1])
+            emit("replaced", hang=False, seconds=replaced(pid, since))
+            continue
         os.kill(pid, signal.SIGSTOP if hang else signal.SIGKILL)
         if not hang and chance.random() < 0.2:
             # Once more, while the new one comes up.
@@ -116,6 +145,11 @@ try:
          steps={name: end["steps"] for name, end in ends.items()},
          longest={name: round(end["longest"], 2) for name, end in ends.items()})
     emit("services", app=status["services"]["app"], mount=status["services"]["mount"], same_app=first_app)
+    if how == "keys":
+        # Nothing of the old keys is in use any more.
+        accept(KEYS[-1])
+        (tenant.mount / "rotated.md").write_text("with the last key\n")
+        expected["rotated.md"] = "with the last key\n"
     if how == "stop":
         last = [tenant.mount / f"last-{number}.md" for number in range(20)]
         for path in last:
