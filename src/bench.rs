@@ -30,6 +30,7 @@ mod table;
 mod twin;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,8 +46,9 @@ use measure::{Measure, Plan};
 use place::Place;
 use progress::Progress;
 use report::Report;
-use sides::{Later, Runner};
+use sides::Runner;
 use steps::Run;
+use stop::Stop;
 
 /// What was asked for on the command line.
 #[derive(Debug, Clone)]
@@ -65,24 +67,36 @@ pub struct Options {
     pub local: Option<PathBuf>,
 }
 
-/// Measures and prints to stdout; progress and failures go to stderr. Must run inside a tokio runtime.
+/// Measures and prints to stdout; progress and failures go to stderr. Must run inside a tokio runtime, which must go on
+/// turning: what touches the mount may block and runs on a thread of its own, and waits for the runtime from there.
 ///
 /// The exit code is 0 when the run came to its end, whatever was skipped and whatever a comparison says; 64 for a command
 /// line that cannot be meant, 69 when no tenant is ready, 71 when this machine or its disk cannot, 128 + signal after one.
-pub async fn run(config: &Config, options: &Options) -> Exit {
-    let fail = |halt: &Halt| {
-        let _ = writeln!(io::stderr(), "tenant-init bench: {halt}");
-        halt.exit()
+pub async fn run(config: Config, options: Options) -> Exit {
+    let name = place::fresh_name();
+    let stop = match stop::listen(name.clone()) {
+        Ok(stop) => stop,
+        Err(error) => return fail(&Halt::file("cannot listen to signals", error)),
     };
-    let work: Later<'_, _> = Box::pin(measured(config, options));
-    let measured = match work.await {
-        Ok(measured) => measured,
+    let work = tokio::task::spawn_blocking(move || whole(&config, &options, name, stop));
+    // A panic has said what it has to say.
+    work.await.unwrap_or(Exit::Bug)
+}
+
+fn fail(halt: &Halt) -> Exit {
+    let _ = writeln!(io::stderr(), "tenant-init bench: {halt}");
+    halt.exit()
+}
+
+fn whole(config: &Config, options: &Options, name: String, stop: Stop) -> Exit {
+    let outcome = match measured(config, options, name, stop) {
+        Ok(outcome) => outcome,
         Err(halt) => return fail(&halt),
     };
-    for words in &measured.left {
+    for words in &outcome.left {
         let _ = writeln!(io::stderr(), "tenant-init bench: could not be removed: {words}");
     }
-    let report = match measured.result {
+    let report = match outcome.result {
         Ok(report) => report,
         Err(halt) => return fail(&halt),
     };
@@ -96,7 +110,7 @@ pub async fn run(config: &Config, options: &Options) -> Exit {
     };
     // A closed pipe (`bench | head`) is the reader's choice.
     let _ = printed.and_then(|()| out.flush());
-    if measured.left.is_empty() {
+    if outcome.left.is_empty() {
         Exit::Stored
     } else {
         Exit::Machine
@@ -109,7 +123,7 @@ struct Outcome {
     left: Vec<String>,
 }
 
-async fn measured(config: &Config, options: &Options) -> Result<Outcome, Halt> {
+fn measured(config: &Config, options: &Options, name: String, stop: Stop) -> Result<Outcome, Halt> {
     let plan = Plan::new(options.samples);
     let earlier = match &options.compare {
         None => None,
@@ -118,11 +132,10 @@ async fn measured(config: &Config, options: &Options) -> Result<Outcome, Halt> {
                 .map_err(|words| Halt::refused(Exit::Usage, format!("--compare {}: {words}", file.display())))?,
         ),
     };
-    let name = place::fresh_name();
-    let stop = stop::listen(name.clone()).map_err(|error| Halt::file("cannot listen to signals", error))?;
-    let place = place::find(options.mount.as_deref(), options.local.as_deref(), config, &plan, name).await?;
-    let address = ready(config, &place).await?;
-    let far = Far::connect(config, &place.name).await;
+    let (mount, local) = (options.mount.as_deref(), options.local.as_deref());
+    let place = place::find(mount, local, config, &plan, name, &stop)?;
+    let address = ready(config, &place, &stop)?;
+    let far = stop.wait(Far::connect(config, &place.name))?;
     let witness = match (&far, address) {
         (Ok(far), address) => Witness::Bucket(far.clone(), address),
         (Err(_), Some(address)) => Witness::Status {
@@ -131,24 +144,23 @@ async fn measured(config: &Config, options: &Options) -> Result<Outcome, Halt> {
         },
         (Err(reason), None) => Witness::Nobody(reason.clone()),
     };
+    let progress = Progress::stderr();
     let mut run = Run {
         config,
         plan,
         place: &place,
-        runner: Runner {
-            stop,
-            progress: Progress::stderr(),
-        },
+        runner: Runner { stop, progress },
         far,
         witness,
         report: Report::begin(&place, options.samples),
         notes: None,
     };
     let asked = |group: Group| options.only.is_empty() || options.only.contains(&group);
-    let done = all(&mut run, asked).await;
-    run.runner.progress.step("removing what was made");
-    let left = clean::up(&place, run.far.as_ref().ok(), &run.witness, run.notes.as_ref()).await;
-    run.runner.progress.clear();
+    let done = all(&mut run, &asked);
+    let Runner { stop, progress } = run.runner;
+    progress.step("removing what was made");
+    let left = clean::up(&stop, &place, run.far.as_ref().ok(), &run.witness, run.notes.as_ref());
+    progress.clear();
     let mut report = run.report;
     report.comparison = earlier
         .as_ref()
@@ -159,7 +171,7 @@ async fn measured(config: &Config, options: &Options) -> Result<Outcome, Halt> {
     })
 }
 
-async fn all(run: &mut Run<'_>, asked: impl Fn(Group) -> bool) -> Result<(), Halt> {
+fn all(run: &mut Run<'_>, asked: &dyn Fn(Group) -> bool) -> Result<(), Halt> {
     run.place.folders.make()?;
     for group in [
         Group::Files,
@@ -170,7 +182,7 @@ async fn all(run: &mut Run<'_>, asked: impl Fn(Group) -> bool) -> Result<(), Hal
         Group::Notes,
     ] {
         if asked(group) {
-            run.group(group).await?;
+            run.group(group)?;
         }
     }
     Ok(())
@@ -178,12 +190,12 @@ async fn all(run: &mut Run<'_>, asked: impl Fn(Group) -> bool) -> Result<(), Hal
 
 /// Where the tenant can be asked about its uploads. A tenant that is not ready is not measured: the numbers would be those of
 /// an outage or a start.
-async fn ready(config: &Config, place: &Place) -> Result<Option<std::net::SocketAddr>, Halt> {
+fn ready(config: &Config, place: &Place, stop: &Stop) -> Result<Option<SocketAddr>, Halt> {
     if !place.own {
         return Ok(None);
     }
     let address = status::reachable(config.health.listen);
-    match ask(address).await {
+    match stop.wait(ask(address))? {
         Ok(snapshot) if snapshot.ready => Ok(Some(address)),
         Ok(snapshot) => {
             let reasons = snapshot.reasons.join("; ");

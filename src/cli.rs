@@ -307,7 +307,7 @@ fn measure(config: &Config, options: Bench) -> Exit {
         mount: options.mount,
         local: options.local,
     };
-    block_on(async { bench::run(config, &options).await })
+    block_on(bench::run(config.clone(), options))
 }
 
 fn status(config: &Config, json: bool, wait: Option<f64>) -> Exit {

@@ -1,15 +1,15 @@
 //! The end of a run, however it came: nothing of it stays, neither on the mount nor in the bucket nor on local disk nor in
 //! basic-memory's index.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::far::{Far, Witness, ask};
 use super::notes;
 use super::place::{self, Place};
-use super::sides::blocking;
 use super::steps::OurNotes;
+use super::stop::Stop;
 
 /// For basic-memory to forget its notes.
 const FORGET: Duration = Duration::from_secs(60);
@@ -20,26 +20,31 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Looks at the bucket until it must be clean.
 const SWEEPS: u32 = 10;
 
-/// Removes everything; the result says what is left and why.
-pub(super) async fn up(place: &Place, far: Option<&Far>, witness: &Witness, ours: Option<&OurNotes>) -> Vec<String> {
+/// Removes everything; the result says what is left and why. `stop` is not asked: this is what it waits for.
+pub(super) fn up(
+    stop: &Stop,
+    place: &Place,
+    far: Option<&Far>,
+    witness: &Witness,
+    ours: Option<&OurNotes>,
+) -> Vec<String> {
     let mut left = Vec::new();
     if let Some(ours) = ours {
-        let removed = timeout(FORGET, notes::remove(&ours.server, &ours.directory)).await;
+        let removed = async {
+            let removed = timeout(FORGET, notes::remove(&ours.server, &ours.directory)).await;
+            ours.server.close().await;
+            removed.unwrap_or_else(|_elapsed| Err("no answer".to_owned()))
+        };
         // The files are removed below in any case; its index may not know that.
-        let reason = removed.unwrap_or_else(|_elapsed| Err("no answer".to_owned())).err();
+        let reason = stop.finish(Box::pin(removed)).and_then(Result::err);
         left.extend(reason.map(|reason| format!("notes in {} from basic-memory's index: {reason}", ours.directory)));
-        ours.server.close().await;
     }
-    uploads(witness).await;
+    uploads(stop, witness);
     let mut folders = vec![place.folders.mount.as_path(), place.folders.local.as_path()];
     folders.extend(ours.map(|ours| ours.path.as_path()));
     for folder in folders {
-        let path = folder.to_owned();
-        let removed = blocking(move || Ok(place::remove(&path))).await;
-        match removed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => left.push(format!("{}: {error}", folder.display())),
-            Err(halt) => left.push(format!("{}: {halt}", folder.display())),
+        if let Err(error) = place::remove(folder) {
+            left.push(format!("{}: {error}", folder.display()));
         }
     }
     let Some(far) = far else { return left };
@@ -49,35 +54,31 @@ pub(super) async fn up(place: &Place, far: Option<&Far>, witness: &Witness, ours
     {
         prefixes.push(far.beside(&below.to_string_lossy()));
     }
-    for far in prefixes {
-        if let Err(reason) = sweep(&far).await {
-            left.push(reason);
-        }
-    }
+    left.extend(prefixes.iter().filter_map(|far| sweep(stop, far).err()));
     left
 }
 
 /// Waits until the tenant has nothing to upload, where it can be asked.
-async fn uploads(witness: &Witness) {
+fn uploads(stop: &Stop, witness: &Witness) {
     let Some(address) = witness.address() else { return };
     let deadline = Instant::now() + UPLOADS;
     while Instant::now() < deadline {
-        match ask(address).await {
-            Ok(snapshot) if snapshot.uploads.queued > 0 => sleep(PAUSE).await,
+        match stop.finish(ask(address)) {
+            Some(Ok(snapshot)) if snapshot.uploads.queued > 0 => stop.finish(Box::pin(sleep(PAUSE))),
             _ => return,
-        }
+        };
     }
 }
 
 /// Deletes what is left in the bucket until there is nothing.
-async fn sweep(far: &Far) -> Result<(), String> {
+fn sweep(stop: &Stop, far: &Far) -> Result<(), String> {
     let words = |what: String| format!("objects below {} in the bucket: {what}", far.prefix());
     for _ in 0..SWEEPS {
-        match far.sweep().await {
-            Ok(0) => return Ok(()),
-            Ok(_) => sleep(PAUSE).await,
-            Err(error) => return Err(words(error.to_string())),
-        }
+        match stop.finish(far.sweep()) {
+            Some(Ok(0)) | None => return Ok(()),
+            Some(Ok(_)) => stop.finish(Box::pin(sleep(PAUSE))),
+            Some(Err(error)) => return Err(words(error.to_string())),
+        };
     }
     Err(words("new ones keep appearing".to_owned()))
 }

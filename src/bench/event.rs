@@ -1,25 +1,29 @@
 //! A change made elsewhere, until an app that watches the folder gets an event: an object is put, replaced or deleted past
 //! the mount, and inotify on the mount is listened to.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
 
 use super::far::Far;
 use super::halt::Halt;
 use super::measure::Measure;
 use super::sides::Runner;
+use super::stop::Stop;
 
 /// No event within this time counts as none: the target is 1 to 2 s.
 const BOUND: Duration = Duration::from_secs(10);
 /// The same for a tenant that says it does not watch its bucket.
 const BOUND_UNWATCHED: Duration = Duration::from_secs(3);
+/// One change can be several events; they come within this time.
+const REST: Duration = Duration::from_millis(300);
+/// How long a wish to stop may go unheard, in milliseconds.
+const LOOK: u16 = 100;
 
 const WATCHED: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MODIFY)
@@ -30,59 +34,54 @@ const WATCHED: AddWatchFlags = AddWatchFlags::IN_CREATE
 const GONE: AddWatchFlags = AddWatchFlags::IN_DELETE.union(AddWatchFlags::IN_MOVED_FROM);
 
 /// A folder that is listened to.
-struct Ears {
-    queue: AsyncFd<Queue>,
-}
-
-struct Queue(Inotify);
-
-impl AsRawFd for Queue {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
+struct Ears(Inotify);
 
 impl Ears {
-    fn on(folder: &Path) -> io::Result<Ears> {
+    fn on(folder: &Path) -> Result<Ears, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         inotify.add_watch(folder, WATCHED)?;
-        // What replaces `new` is unsafe, which only src/init may be. Sound here: `Queue` owns its descriptor.
-        #[allow(deprecated)]
-        let queue = AsyncFd::new(Queue(inotify))?;
-        Ok(Ears { queue })
+        Ok(Ears(inotify))
     }
 
-    /// Waits for an event about `name`.
-    async fn hear(&self, name: &str, kinds: AddWatchFlags) -> io::Result<()> {
-        loop {
-            let mut ready = self.queue.readable().await?;
-            match ready.try_io(|queue| queue.get_ref().0.read_events().map_err(io::Error::from)) {
-                Ok(events) => {
-                    let wanted = Some(OsString::from(name));
-                    if events?
-                        .iter()
-                        .any(|event| event.mask.intersects(kinds) && event.name == wanted)
-                    {
-                        return Ok(());
-                    }
-                }
-                Err(_would_block) => {}
+    /// Waits for an event of these kinds about `name`: was there one within `bound`?
+    fn hear(&self, stop: &Stop, name: &str, kinds: AddWatchFlags, bound: Duration) -> Result<bool, Halt> {
+        let failed = |errno: Errno| Halt::file("cannot read events of the mount", errno.into());
+        let deadline = Instant::now() + bound;
+        while Instant::now() < deadline {
+            stop.check()?;
+            let mut ready = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::from(LOOK)) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+            let events = match self.0.read_events() {
+                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+                events => events.map_err(failed)?,
+            };
+            let ours = |name: &OsStr, found: Option<&OsStr>| found == Some(name);
+            if events
+                .iter()
+                .any(|event| event.mask.intersects(kinds) && ours(name.as_ref(), event.name.as_deref()))
+            {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 }
 
 /// `count` files are created, changed and deleted in the bucket below `folder` of ours. `watched`: the tenant says that it
 /// watches its bucket. `report` gets every time; the result names the measures that got none, with the reason.
-pub(super) async fn listen(
+pub(super) fn listen(
     runner: &Runner,
     far: &Far,
     folder: &Path,
     count: usize,
     watched: bool,
-    report: &mut (dyn FnMut(Measure, Duration) + Send),
+    report: &mut dyn FnMut(Measure, Duration),
 ) -> Result<Vec<(Measure, String)>, Halt> {
-    let ears = Ears::on(folder).map_err(|error| Halt::file("cannot watch a folder of the mount", error))?;
+    let ears = Ears::on(folder).map_err(|errno| Halt::file("cannot watch a folder of the mount", errno.into()))?;
     let bound = if watched { BOUND } else { BOUND_UNWATCHED };
     let mut silent: Vec<(Measure, String)> = Vec::new();
     for number in 0..count {
@@ -98,41 +97,35 @@ pub(super) async fn listen(
             }
             runner.progress.step(measure.what());
             let begin = Instant::now();
-            let changed = async {
-                match measure {
-                    Measure::EventCreate => far.put(&object, b"created elsewhere\n".to_vec()).await,
-                    Measure::EventChange => far.put(&object, b"changed elsewhere, later\n".to_vec()).await,
-                    _ => far.delete(&object).await,
-                }
+            let change = match measure {
+                Measure::EventCreate => far.put(&object, b"created elsewhere\n".to_vec()),
+                Measure::EventChange => far.put(&object, b"changed elsewhere, later\n".to_vec()),
+                _ => far.delete(&object),
             };
-            if let Err(error) = runner.stop.or(changed).await? {
+            if let Err(error) = runner.stop.wait(change)? {
                 silent.push((measure, error.to_string()));
                 return Ok(silent);
             }
-            match runner.stop.or(timeout(bound, ears.hear(&name, kinds))).await? {
-                Ok(Ok(())) => report(measure, begin.elapsed()),
-                Ok(Err(error)) => return Err(Halt::file("cannot read events of the mount", error)),
-                Err(_elapsed) => {
-                    let why = if watched {
-                        ""
-                    } else {
-                        ": the tenant does not watch its bucket"
-                    };
-                    let words = format!(
-                        "no event came within {} s of the change in the bucket{why}",
-                        bound.as_secs()
-                    );
-                    silent.push((measure, words.clone()));
-                    // A file that nobody heard of cannot be heard changing.
-                    if measure == Measure::EventCreate {
-                        silent.extend([(Measure::EventChange, words.clone()), (Measure::EventDelete, words)]);
-                        return Ok(silent);
-                    }
-                }
+            if ears.hear(&runner.stop, &name, kinds, bound)? {
+                report(measure, begin.elapsed());
+                // The rest of this change's events, so that the next one is not taken for heard.
+                while ears.hear(&runner.stop, &name, WATCHED, REST)? {}
+                continue;
             }
-            // The rest of this change's events, so that the next one is not taken for heard.
-            while let Ok(heard) = timeout(Duration::from_millis(300), ears.hear(&name, WATCHED)).await {
-                heard.map_err(|error| Halt::file("cannot read events of the mount", error))?;
+            let why = if watched {
+                ""
+            } else {
+                ": the tenant does not watch its bucket"
+            };
+            let words = format!(
+                "no event came within {} s of the change in the bucket{why}",
+                bound.as_secs()
+            );
+            silent.push((measure, words.clone()));
+            // A file that nobody heard of cannot be heard changing.
+            if measure == Measure::EventCreate {
+                silent.extend([(Measure::EventChange, words.clone()), (Measure::EventDelete, words)]);
+                return Ok(silent);
             }
         }
     }
@@ -141,19 +134,21 @@ pub(super) async fn listen(
 
 #[cfg(test)]
 mod tests {
+    use super::super::stop;
     use super::*;
 
     #[tokio::test]
     async fn an_event_about_another_file_is_not_ours() {
         let folder = tempfile::tempdir().unwrap();
+        let stop = stop::listen("none".into()).unwrap();
         let ears = Ears::on(folder.path()).unwrap();
+        let hear = |kinds, bound| ears.hear(&stop, "ours.md", kinds, bound).unwrap();
         std::fs::write(folder.path().join("other.md"), "x").unwrap();
-        let short = Duration::from_millis(50);
-        assert!(timeout(short, ears.hear("ours.md", WATCHED)).await.is_err());
+        assert!(!hear(WATCHED, REST));
         std::fs::write(folder.path().join("ours.md"), "x").unwrap();
-        timeout(BOUND, ears.hear("ours.md", WATCHED)).await.unwrap().unwrap();
-        assert!(timeout(short, ears.hear("ours.md", GONE)).await.is_err());
+        assert!(hear(WATCHED, BOUND));
+        assert!(!hear(GONE, REST));
         std::fs::remove_file(folder.path().join("ours.md")).unwrap();
-        timeout(BOUND, ears.hear("ours.md", GONE)).await.unwrap().unwrap();
+        assert!(hear(GONE, BOUND));
     }
 }

@@ -1,13 +1,13 @@
 //! The bucket past the mount: what "changed elsewhere" and "stored" mean.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
 
 use super::halt::Halt;
-use super::sides::{Later, Runner};
+use super::sides::Runner;
+use super::stop::Later;
 use crate::config::{Config, Environment};
 use crate::core::snapshot::Snapshot;
 use crate::credentials;
@@ -31,15 +31,15 @@ pub(super) struct Far {
 impl Far {
     /// # Errors
     /// In words: why there is no way to the bucket.
-    pub(super) async fn connect(config: &Config, name: &str) -> Result<Far, String> {
-        let bundle = credentials::fetch(config, &Environment::process())
-            .await
-            .map_err(|error| format!("no credentials for the bucket: {}", one_line(&error.to_string())))?;
-        let bucket = Bucket::connect(&bundle.storage, Timeouts::START).map_err(|error| error.to_string())?;
-        bucket.probe().await.map_err(|error| error.to_string())?;
-        Ok(Far {
-            bucket,
-            prefix: format!("{name}/"),
+    pub(super) fn connect<'a>(config: &'a Config, name: &str) -> Later<'a, Result<Far, String>> {
+        let prefix = format!("{name}/");
+        Box::pin(async move {
+            let bundle = credentials::fetch(config, &Environment::process())
+                .await
+                .map_err(|error| format!("no credentials for the bucket: {}", one_line(&error.to_string())))?;
+            let bucket = Bucket::connect(&bundle.storage, Timeouts::START).map_err(|error| error.to_string())?;
+            bucket.probe().await.map_err(|error| error.to_string())?;
+            Ok(Far { bucket, prefix })
         })
     }
 
@@ -69,32 +69,34 @@ impl Far {
     }
 
     /// Puts many objects with the same content. The inner error says why the bucket did not take them.
-    pub(super) async fn put_all(
+    pub(super) fn put_all(
         &self,
         runner: &Runner,
         names: Vec<String>,
         content: &[u8],
     ) -> Result<Result<(), String>, Halt> {
-        let (count, mut done) = (names.len(), 0);
-        let mut names = names.into_iter();
-        let mut puts: JoinSet<Result<(), StorageError>> = JoinSet::new();
-        loop {
-            runner.stop.check()?;
-            while puts.len() < PARALLEL
-                && let Some(name) = names.next()
-            {
-                let (far, content) = (self.clone(), content.to_vec());
-                let put: Later<'static, _> = Box::pin(async move { far.put(&name, content).await });
-                puts.spawn(put);
+        let count = names.len();
+        let mut names = names.into_iter().enumerate();
+        let puts = async {
+            let mut puts: JoinSet<Result<(), StorageError>> = JoinSet::new();
+            loop {
+                while puts.len() < PARALLEL
+                    && let Some((number, name)) = names.next()
+                {
+                    runner.progress.tick(number, count);
+                    let (far, content) = (self.clone(), content.to_vec());
+                    let put: Later<'static, _> = Box::pin(async move { far.put(&name, content).await });
+                    puts.spawn(put);
+                }
+                match puts.join_next().await {
+                    None => return Ok(()),
+                    Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(error))) => return Err(error.to_string()),
+                    Some(Err(panic)) => return Err(panic.to_string()),
+                }
             }
-            match puts.join_next().await {
-                None => return Ok(Ok(())),
-                Some(Ok(Ok(()))) => done += 1,
-                Some(Ok(Err(error))) => return Ok(Err(error.to_string())),
-                Some(Err(panic)) => return Err(Halt::refused(crate::exit::Exit::Bug, panic.to_string())),
-            }
-            runner.progress.tick(done, count);
-        }
+        };
+        runner.stop.wait(Box::pin(puts))
     }
 
     /// Names below a folder of ours, relative to it; `""` is our folder itself.
@@ -110,12 +112,14 @@ impl Far {
     }
 
     /// Deletes whatever is left of ours; how many objects that were.
-    pub(super) async fn sweep(&self) -> Result<usize, StorageError> {
-        let names = self.names("").await?;
-        for name in &names {
-            self.delete(name).await?;
-        }
-        Ok(names.len())
+    pub(super) fn sweep(&self) -> Later<'_, Result<usize, StorageError>> {
+        Box::pin(async move {
+            let names = self.names("").await?;
+            for name in &names {
+                self.delete(name).await?;
+            }
+            Ok(names.len())
+        })
     }
 }
 
@@ -152,17 +156,17 @@ impl Witness {
 
     /// Waits until `count` files below `folder` (relative to ours, with a slash at its end) are stored. The inner error says
     /// why that is not known.
-    pub(super) async fn stored(&self, runner: &Runner, folder: &str, count: usize) -> Result<Result<(), String>, Halt> {
+    pub(super) fn stored(&self, runner: &Runner, folder: &str, count: usize) -> Result<Result<(), String>, Halt> {
         let begin = Instant::now();
         let (mut seen_waiting, mut most, mut news) = (false, 0, begin);
         loop {
             let (stored, all) = match self {
                 Witness::Nobody(reason) => return Ok(Err(reason.clone())),
-                Witness::Bucket(far, _) => match runner.stop.or(far.names(folder)).await? {
+                Witness::Bucket(far, _) => match runner.stop.wait(far.names(folder))? {
                     Ok(names) => (names.len().min(count), names.len() >= count),
                     Err(error) => return Ok(Err(error.to_string())),
                 },
-                Witness::Status { address, interval } => match runner.stop.or(ask(*address)).await? {
+                Witness::Status { address, interval } => match runner.stop.wait(ask(*address))? {
                     Ok(snapshot) => {
                         let waiting = usize::try_from(snapshot.uploads.queued).unwrap_or(usize::MAX);
                         seen_waiting |= waiting > 0;
@@ -184,7 +188,7 @@ impl Witness {
                 let words = format!("{stored} of {count} files are stored, and no further one for {quiet} s");
                 return Ok(Err(words));
             }
-            runner.stop.or(sleep(LOOK)).await?;
+            runner.stop.sleep(LOOK)?;
         }
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn operations(
     runner: &Runner,
     folder: &Folders,
     samples: usize,
-    mut report: impl FnMut(Measure, Samples),
+    report: &mut dyn FnMut(Measure, Samples),
 ) -> Result<(), Halt> {
     let content = text(1, NOTE);
     let path = |side, family, number| note(folder, side, family, number);

@@ -6,7 +6,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-use super::sides::Later;
+use super::stop::Later;
 
 const PROTOCOL: &str = "2025-06-18";
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -28,7 +28,11 @@ impl Mcp {
     ///
     /// # Errors
     /// In words.
-    pub(super) async fn open(host: &str, port: u16) -> Result<Mcp, String> {
+    pub(super) fn open(host: &str, port: u16) -> Later<'_, Result<Mcp, String>> {
+        Box::pin(Mcp::opened(host, port))
+    }
+
+    async fn opened(host: &str, port: u16) -> Result<Mcp, String> {
         // As the broker's client does; plain HTTP needs no certificates either.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -99,9 +103,11 @@ impl Mcp {
     }
 
     /// Ends the session.
-    pub(super) async fn close(&self) {
+    pub(super) fn close(&self) -> Later<'_, ()> {
         // The server forgets it sooner or later anyway.
-        let _ = self.client.delete(&self.url).headers(self.session.clone()).send().await;
+        Box::pin(async {
+            let _ = self.client.delete(&self.url).headers(self.session.clone()).send().await;
+        })
     }
 
     fn send<'a>(&'a self, message: &'a Value) -> Later<'a, Result<Response, String>> {

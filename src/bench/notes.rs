@@ -11,6 +11,7 @@ use super::halt::Halt;
 use super::mcp::Mcp;
 use super::measure::Measure;
 use super::sides::{Runner, Samples, Side};
+use super::stop::Later;
 use crate::app::command;
 use crate::config::Config;
 
@@ -31,12 +32,12 @@ pub(super) fn default_project(config: &Config) -> Option<PathBuf> {
 }
 
 /// `count` rounds of all six tools, in `directory` of the default project. The result says why it ended early, if it did.
-pub(super) async fn measure(
+pub(super) fn measure(
     runner: &Runner,
     servers: &Servers,
     directory: &str,
     count: usize,
-    report: &mut (dyn FnMut(Measure, Samples) + Send),
+    report: &mut dyn FnMut(Measure, Samples),
 ) -> Result<Result<(), String>, Halt> {
     const ORDER: [Measure; 6] = [
         Measure::NoteWrite,
@@ -60,7 +61,7 @@ pub(super) async fn measure(
             for (measure, samples) in ORDER.into_iter().zip(&mut samples) {
                 let (tool, arguments, expected) = call(measure, directory, number);
                 let begin = Instant::now();
-                let answer = runner.stop.or(server.call(tool, arguments)).await?;
+                let answer = runner.stop.wait(server.call(tool, arguments))?;
                 let took = begin.elapsed();
                 match answer {
                     Ok(text) if text.contains(&expected) => samples.push(side, took),
@@ -120,11 +121,13 @@ fn call(measure: Measure, directory: &str, number: usize) -> (&'static str, Valu
 ///
 /// # Errors
 /// In words.
-pub(super) async fn remove(server: &Mcp, directory: &str) -> Result<(), String> {
+pub(super) fn remove<'a>(server: &'a Mcp, directory: &str) -> Later<'a, Result<(), String>> {
     let arguments = json!({"identifier": directory, "is_directory": true});
-    match server.call("delete_note", arguments).await {
-        // Every round deletes its note: there is only something left when one was cut off.
-        Err(words) if words.contains("No Files Found") => Ok(()),
-        done => done.map(drop),
-    }
+    Box::pin(async move {
+        match server.call("delete_note", arguments).await {
+            // Every round deletes its note: there is only something left when one was cut off.
+            Err(words) if words.contains("No Files Found") => Ok(()),
+            done => done.map(drop),
+        }
+    })
 }

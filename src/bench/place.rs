@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 use super::halt::Halt;
 use super::measure::Plan;
 use super::sides::{Folders, side_by_side};
+use super::stop::Stop;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::mount::mountinfo::{self, Entry, Kind};
@@ -46,15 +47,17 @@ pub(super) fn fresh_name() -> String {
 }
 
 /// Finds both places and refuses what cannot be measured.
-pub(super) async fn find(
+pub(super) fn find(
     mount: Option<&Path>,
     local: Option<&Path>,
     config: &Config,
     plan: &Plan,
     name: String,
+    stop: &Stop,
 ) -> Result<Place, Halt> {
     let (mount, entry, own) = find_mount(mount, config)?;
-    if let Err(error) = Prober::this_program().run(probe::Kind::Look, &mount, ANSWER).await {
+    let look = async { Prober::this_program().run(probe::Kind::Look, &mount, ANSWER).await };
+    if let Err(error) = stop.wait(Box::pin(look))? {
         let words = format!("the mount {} does not work: {error}", mount.display());
         return Err(Halt::refused(Exit::Unavailable, words));
     }

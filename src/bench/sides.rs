@@ -2,15 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
 
 use super::halt::Halt;
 use super::progress::Progress;
 use super::stop::Stop;
-use crate::exit::Exit;
 
 /// Where something is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +86,7 @@ impl Samples {
     }
 }
 
-/// Runs the samples of the measures that are plain system calls.
+/// What every measure needs to run: somebody may want to stop it, somebody may watch.
 #[derive(Clone)]
 pub(super) struct Runner {
     pub(super) stop: Stop,
@@ -130,27 +126,6 @@ pub(super) fn timed<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<(Dura
 /// The same without a result.
 pub(super) fn time(work: impl FnOnce() -> io::Result<()>) -> io::Result<Duration> {
     timed(work).map(|(took, ())| took)
-}
-
-/// A future whose type is not part of its caller's: each of these would otherwise be compiled into everything that waits for
-/// it, and an S3 request alone is 10 kB.
-pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Work that may block in the mount, on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Halt> + Send + 'static,
-) -> Result<T, Halt> {
-    let (send, mut receive) = oneshot::channel();
-    // Nobody waits for the result when the run was left at once.
-    let job: Box<dyn FnOnce() + Send> = Box::new(move || drop(send.send(work())));
-    let ended = tokio::task::spawn_blocking(job).await;
-    receive.try_recv().unwrap_or_else(|_| {
-        let words = ended.map_or_else(
-            |panic| panic.to_string(),
-            |()| "a thread ended without a result".to_owned(),
-        );
-        Err(Halt::refused(Exit::Bug, words))
-    })
 }
 
 /// Runs `work` on `count` threads at once, each with its number, and collects what they give.

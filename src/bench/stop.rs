@@ -1,20 +1,27 @@
 //! Ctrl-C and its relatives: the first one ends the run in order, the second one at once.
 
 use std::io::{self, Write};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use super::halt::Halt;
-use super::sides::Later;
 use crate::process::Group;
 
-/// Told to everyone who works. Cheap to clone.
+/// A future whose type is not part of its caller's: each of these would otherwise be compiled into everything that waits for
+/// it, and an S3 request alone is 10 kB.
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The one place where the thread that measures waits for the runtime, which runs on another. Told to everyone who works. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Stop {
     asked: watch::Receiver<Option<Signal>>,
+    runtime: Handle,
     child: Arc<Mutex<Option<Group>>>,
 }
 
@@ -34,6 +41,7 @@ pub(super) fn listen(name: String) -> io::Result<Stop> {
     let child = Arc::new(Mutex::new(None::<Group>));
     let stop = Stop {
         asked,
+        runtime: Handle::current(),
         child: Arc::clone(&child),
     };
     background(async move {
@@ -73,22 +81,37 @@ impl Stop {
         }
     }
 
-    /// Does `work` until somebody wants us to stop.
-    pub(super) async fn or<T: Send>(&self, work: impl Future<Output = T> + Send) -> Result<T, Halt> {
+    /// Waits for `work` until somebody wants us to stop.
+    pub(super) fn wait<T: Send>(&self, work: Later<'_, T>) -> Result<T, Halt> {
         let mut result = None;
-        self.race(Box::pin(async { result = Some(work.await) })).await?;
+        self.race(Box::pin(async { result = Some(work.await) }), true)?;
         result.ok_or(Halt::Stopped(Signal::SIGTERM))
     }
 
-    async fn race(&self, work: Later<'_, ()>) -> Result<(), Halt> {
+    /// Waits for `work` to its end, whoever wants us to stop.
+    pub(super) fn finish<T: Send>(&self, work: Later<'_, T>) -> Option<T> {
+        let mut result = None;
+        // Cannot be stopped, so there is no error.
+        let _ = self.race(Box::pin(async { result = Some(work.await) }), false);
+        result
+    }
+
+    /// Waits a moment.
+    pub(super) fn sleep(&self, time: Duration) -> Result<(), Halt> {
+        self.wait(Box::pin(tokio::time::sleep(time)))
+    }
+
+    fn race(&self, work: Later<'_, ()>, stoppable: bool) -> Result<(), Halt> {
         let mut asked = self.asked.clone();
-        tokio::select! {
-            biased;
-            signal = async { asked.wait_for(Option::is_some).await.ok().and_then(|signal| *signal) } => {
-                Err(Halt::Stopped(signal.unwrap_or(Signal::SIGTERM)))
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                Ok(signal) = asked.wait_for(Option::is_some), if stoppable => {
+                    Err(Halt::Stopped(signal.unwrap_or(Signal::SIGTERM)))
+                }
+                () = work => Ok(()),
             }
-            () = work => Ok(()),
-        }
+        })
     }
 
     /// The process that must not outlive us.

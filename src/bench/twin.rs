@@ -13,7 +13,8 @@ use nix::unistd::{Uid, User};
 use tokio::process::Child;
 use tokio::time::timeout;
 
-use super::stop::Stop;
+use super::halt::Halt;
+use super::stop::{Later, Stop};
 use crate::app::{command, ready};
 use crate::config::Config;
 use crate::process::{self, Ended, Group};
@@ -34,52 +35,71 @@ pub(super) struct Twin {
 }
 
 impl Twin {
-    /// Starts it below `folder` and waits for its first answer.
-    ///
-    /// # Errors
-    /// In words.
-    pub(super) async fn start(config: &Config, folder: &Path, stop: &Stop) -> Result<Twin, String> {
+    /// Starts it below `folder` and waits for its first answer. The inner error says why there is none.
+    pub(super) fn start(config: &Config, folder: &Path, stop: &Stop) -> Result<Result<Twin, String>, Halt> {
         let free = available_mb();
         if free < MEMORY_MB {
-            return Err(format!(
-                "a second basic-memory needs {MEMORY_MB} MB of memory, {free} MB are available"
-            ));
+            let words = format!("a second basic-memory needs {MEMORY_MB} MB of memory, {free} MB are available");
+            return Ok(Err(words));
         }
-        let port = free_port().map_err(|error| format!("no free port: {error}"))?;
-        make_folders(config, folder).map_err(|error| format!("cannot make its folders: {error}"))?;
+        let port = match free_port() {
+            Ok(port) => port,
+            Err(error) => return Ok(Err(format!("no free port: {error}"))),
+        };
+        if let Err(error) = make_folders(config, folder) {
+            return Ok(Err(format!("cannot make its folders: {error}")));
+        }
         let mut spec = command::on_local_disk(config, folder, port);
         spec.oom_score_adj = OOM_SCORE_ADJ;
-        let (child, group) = process::spawn(&spec).map_err(|error| format!("cannot start it: {error}"))?;
+        let spawned = stop.wait(Box::pin(async { process::spawn(&spec) }))?;
+        let (child, group) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return Ok(Err(format!("cannot start it: {error}"))),
+        };
         stop.own(Some(group));
         let mut twin = Twin { child, group, port };
-        let answer = timeout(config.app.start_timeout, ready::answered("127.0.0.1", port));
-        let failed = tokio::select! {
-            answer = stop.or(answer) => match answer {
-                Ok(Ok(())) => return Ok(twin),
-                Ok(Err(_elapsed)) => "it does not answer".to_owned(),
-                Err(halt) => halt.to_string(),
-            },
-            ended = twin.child.wait() => match ended {
-                Ok(status) => format!("it ended: {}", Ended::from(status).words),
-                Err(error) => error.to_string(),
-            },
-        };
-        twin.end(stop).await;
-        Err(failed)
+        match stop.wait(twin.answer(config.app.start_timeout)) {
+            Ok(Ok(())) => Ok(Ok(twin)),
+            Ok(Err(words)) => {
+                twin.end(stop);
+                Ok(Err(words))
+            }
+            Err(halt) => {
+                twin.end(stop);
+                Err(halt)
+            }
+        }
+    }
+
+    fn answer(&mut self, bound: Duration) -> Later<'_, Result<(), String>> {
+        Box::pin(async move {
+            tokio::select! {
+                answer = timeout(bound, ready::answered("127.0.0.1", self.port)) => {
+                    answer.map_err(|_elapsed| "it does not answer".to_owned())
+                }
+                ended = self.child.wait() => Err(match ended {
+                    Ok(status) => format!("it ended: {}", Ended::from(status).words),
+                    Err(error) => error.to_string(),
+                }),
+            }
+        })
     }
 
     /// Ends it, its whole group.
-    pub(super) async fn end(mut self, stop: &Stop) {
-        self.group.signal(Signal::SIGTERM);
-        let gone = async {
-            // Its exit code means nothing to anyone; what counts is that the group is empty.
-            let _ = self.child.wait().await;
-            self.group.empty().await;
+    pub(super) fn end(mut self, stop: &Stop) {
+        let end = async {
+            self.group.signal(Signal::SIGTERM);
+            let gone = async {
+                // Its exit code means nothing to anyone; what counts is that the group is empty.
+                let _ = self.child.wait().await;
+                self.group.empty().await;
+            };
+            if timeout(PATIENCE, gone).await.is_err() {
+                self.group.signal(Signal::SIGKILL);
+                let _ = self.child.wait().await;
+            }
         };
-        if timeout(PATIENCE, gone).await.is_err() {
-            self.group.signal(Signal::SIGKILL);
-            let _ = self.child.wait().await;
-        }
+        stop.finish(Box::pin(end));
         stop.own(None);
     }
 }
