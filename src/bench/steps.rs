@@ -1,5 +1,7 @@
 //! The parts of a run, one after the other. Each reports what it measured and says why it could not measure the rest.
 
+use std::path::PathBuf;
+
 use super::far::{Far, Witness, ask};
 use super::halt::Halt;
 use super::mcp::Mcp;
@@ -31,7 +33,7 @@ pub(super) struct Run<'a> {
 pub(super) struct OurNotes {
     pub(super) server: Mcp,
     pub(super) directory: String,
-    pub(super) path: std::path::PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Run<'_> {
@@ -81,10 +83,18 @@ impl Run<'_> {
     /// First reads of objects that the mount has never held.
     fn far_reads(&mut self) -> Result<(), Halt> {
         const MEASURE: Measure = Measure::FirstReadBucket;
-        let far = match self.far.clone() {
-            Ok(far) => far,
-            Err(reason) => return Ok(self.report.skip(MEASURE, reason)),
+        let measured = match self.far.clone() {
+            Ok(far) => self.far_samples(&far, MEASURE.what())?,
+            Err(reason) => Err(reason),
         };
+        match measured {
+            Ok(samples) => self.done(MEASURE, &samples),
+            Err(reason) => self.report.skip(MEASURE, reason),
+        }
+        Ok(())
+    }
+
+    fn far_samples(&self, far: &Far, what: &str) -> Result<Result<Samples, String>, Halt> {
         let (folder, count) = (self.place.folders.join("far"), self.plan.far_reads);
         let names: Vec<String> = (0..count).map(|number| format!("{number}.md")).collect();
         let content = files::text(0, files::NOTE);
@@ -92,7 +102,7 @@ impl Run<'_> {
         folder.make()?;
         let objects = names.iter().map(|name| format!("far/{name}")).collect();
         if let Err(reason) = far.put_all(&self.runner, objects, &content)? {
-            return Ok(self.report.skip(MEASURE, reason));
+            return Ok(Err(reason));
         }
         for name in &names {
             let path = folder.local.join(name);
@@ -103,14 +113,15 @@ impl Run<'_> {
         // Listing it first leaves only the content to be fetched.
         let seen = files::count(&folder.mount).map_err(|error| Halt::file("cannot list on the mount", error))?;
         if seen != count {
-            return Ok(self.report.skip(MEASURE, not_shown(seen, count)));
+            return Ok(Err(format!(
+                "the mount shows {seen} of {count} objects that were put into the bucket: are the credentials those of its bucket?"
+            )));
         }
-        let samples = self.runner.compare(MEASURE.what(), count, &mut |side, number| {
+        let samples = self.runner.compare(what, count, &mut |side, number| {
             let path = folder.at(side).join(format!("{number}.md"));
             time(|| files::read(&path, files::NOTE))
-        })?;
-        self.done(MEASURE, &samples);
-        Ok(())
+        });
+        samples.map(Ok)
     }
 
     fn burst(&mut self) -> Result<(), Halt> {
@@ -189,7 +200,10 @@ impl Run<'_> {
     fn events(&mut self) -> Result<(), Halt> {
         let far = match self.far.clone() {
             Ok(far) => far,
-            Err(reason) => return Ok(self.skip_group(Group::Events, &reason)),
+            Err(reason) => {
+                self.skip_group(Group::Events, &reason);
+                return Ok(());
+            }
         };
         let folder = self.place.folders.mount.join("events");
         // Listed once, so that the mount believes to know what is in it, as it does of a folder in use.
@@ -227,30 +241,39 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn notes(&mut self) -> Result<(), Halt> {
+    /// The tenant's own app and the folder of its default project, or why there is none to be measured.
+    fn app(&self) -> Result<Result<(Mcp, PathBuf), String>, Halt> {
         let (config, app) = (self.config, &self.config.app);
         if !self.place.own {
-            let words = "the mount is not the tenant's, whose app would be measured";
-            return Ok(self.skip_group(Group::Notes, words));
+            return Ok(Err(
+                "the mount is not the tenant's, whose app would be measured".to_owned()
+            ));
         }
         if !command::is_basic_memory(config) {
-            return Ok(self.skip_group(Group::Notes, "the app is not basic-memory: no MCP server"));
+            return Ok(Err("the app is not basic-memory: no MCP server".to_owned()));
         }
-        let mount = match self.runner.stop.wait(Mcp::open(&app.host, app.port))? {
+        let server = match self.runner.stop.wait(Mcp::open(&app.host, app.port))? {
             Ok(server) => server,
-            Err(reason) => return Ok(self.skip_group(Group::Notes, &format!("no MCP server: {reason}"))),
+            Err(reason) => return Ok(Err(format!("no MCP server: {reason}"))),
         };
-        let project = match notes::default_project(config) {
-            Some(project) if project.starts_with(&config.mount.path) => project,
-            Some(_) => {
-                let words = "basic-memory's default project is not on the mount";
-                return Ok(self.skip_group(Group::Notes, words));
-            }
+        Ok(match notes::default_project(config) {
+            Some(project) if project.starts_with(&config.mount.path) => Ok((server, project)),
+            Some(_) => Err("basic-memory's default project is not on the mount".to_owned()),
             None => {
-                let words = "basic-memory's configuration cannot be read: run it as root, or as the user of the app";
-                return Ok(self.skip_group(Group::Notes, words));
+                Err("basic-memory's configuration cannot be read: run it as root, or as the user of the app".to_owned())
+            }
+        })
+    }
+
+    fn notes(&mut self) -> Result<(), Halt> {
+        let (mount, project) = match self.app()? {
+            Ok(found) => found,
+            Err(reason) => {
+                self.skip_group(Group::Notes, &reason);
+                return Ok(());
             }
         };
+        let config = self.config;
         let directory = self.place.name.trim_start_matches('.').to_owned();
         self.notes = Some(OurNotes {
             server: mount.clone(),
@@ -300,10 +323,4 @@ impl Run<'_> {
             self.done(measure, &samples)
         })
     }
-}
-
-fn not_shown(seen: usize, put: usize) -> String {
-    format!(
-        "the mount shows {seen} of {put} objects that were put into the bucket: are the credentials those of its bucket?"
-    )
 }

@@ -177,7 +177,7 @@ mod tests {
         let measured = |name: Measure, local| Measured {
             name,
             what: name.what(),
-            mount: Summary::of(&[1500.0, 3.14, 98.4]).unwrap(),
+            mount: Summary::of(&[1500.0, 3.2, 98.4]).unwrap(),
             local,
             ratio: Some(12.3),
         };

@@ -92,11 +92,10 @@ def test_an_earlier_result_is_compared_with(bench, tmp_path):
     assert {change["name"] for change in comparison["changes"]} == FILES
     assert comparison["missing"] == []
 
-    done = bench.run("--only", "files,burst", "--samples", "6", "--compare", earlier)
+    done = bench.run("--only", "files", "--samples", "3", "--compare", earlier)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.split()[0] == "create" and line.endswith("SLOWER") for line in lines if line.split()), done.stdout
-    assert any(line.startswith("200 notes, until stored") for line in lines)
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -26,7 +26,7 @@ def test_note_operations_are_compared_and_nothing_of_them_is_left(s3_server, mak
         found = mcp.call("search_notes", query="measured")
         assert "Mine" in found and "Round" not in found
         assert "bench" not in mcp.call("list_directory", dir_name="/", depth=3)
-    left = tenant.exec("find", "/data", "/var/lib/tenant-init", "-name", "*tenant-init-bench*").stdout
+    left = tenant.exec("find", "/data", "/var/lib/tenant-init/app", "-name", "*tenant-init-bench*").stdout
     assert left == ""
     # Every process of the second basic-memory is gone.
     assert tenant.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'basic-memory mcp' | wc -l").stdout.strip() == "1"
