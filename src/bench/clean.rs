@@ -15,6 +15,9 @@ use super::stop::Stop;
 const FORGET: Duration = Duration::from_secs(60);
 /// For uploads that are under way: an upload that ends after its file was deleted would leave the object.
 const UPLOADS: Duration = Duration::from_secs(30);
+/// The same for a mount that nobody can be asked about. Plain rclone forgets the object of a replaced file that is deleted
+/// before its upload.
+const SETTLE: Duration = Duration::from_secs(5);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Looks at the bucket until it must be clean.
@@ -58,9 +61,12 @@ pub(super) fn up(
     left
 }
 
-/// Waits until the tenant has nothing to upload, where it can be asked.
+/// Waits until the tenant has nothing to upload.
 fn uploads(stop: &Stop, witness: &Witness) {
-    let Some(address) = witness.address() else { return };
+    let Some(address) = witness.address() else {
+        stop.finish(Box::pin(sleep(SETTLE)));
+        return;
+    };
     let deadline = Instant::now() + UPLOADS;
     while Instant::now() < deadline {
         match stop.finish(ask(address)) {

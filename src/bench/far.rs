@@ -36,7 +36,7 @@ impl Far {
         Box::pin(async move {
             let bundle = credentials::fetch(config, &Environment::process())
                 .await
-                .map_err(|error| format!("no credentials for the bucket: {}", one_line(&error.to_string())))?;
+                .map_err(|error| format!("no credentials for the bucket: {}", first(&error.to_string())))?;
             let bucket = Bucket::connect(&bundle.storage, Timeouts::START).map_err(|error| error.to_string())?;
             bucket.probe().await.map_err(|error| error.to_string())?;
             Ok(Far { bucket, prefix })
@@ -128,8 +128,10 @@ pub(super) fn ask(address: SocketAddr) -> Later<'static, Result<Snapshot, Status
     Box::pin(async move { status::ask(address).await.map(|(snapshot, _)| snapshot) })
 }
 
-fn one_line(words: &str) -> String {
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
+/// The first of several faults is enough to say why something was skipped; `check` lists them all, with what to do.
+fn first(faults: &str) -> String {
+    let first = faults.split(';').next().unwrap_or_default();
+    first.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Who can tell that a file is stored.

@@ -74,6 +74,17 @@ def test_nothing_is_left_after_a_signal(bench, number, part):
     bench.assert_untouched()
 
 
+def test_without_the_buckets_key_it_is_said_what_that_costs(bench):
+    without = {name: value for name, value in bench.tenant.env.items() if name not in bench.s3.env()}
+    argv = [bench.tenant.program, "bench", "--local", bench.local, "--only", "events", "--json"]
+    done = subprocess.run(argv, env=without, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {skipped["name"] for skipped in result["skipped"]} == EVENTS and result["measures"] == []
+    assert all("no credentials for the bucket: " in skipped["reason"] for skipped in result["skipped"])
+    bench.assert_untouched()
+
+
 def test_an_earlier_result_is_compared_with(bench, tmp_path):
     earlier = tmp_path / "earlier.json"
     done = bench.run("--only", "files", "--samples", "6", "--json")

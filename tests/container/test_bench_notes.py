@@ -29,6 +29,6 @@ def test_note_operations_are_compared_and_nothing_of_them_is_left(s3_server, mak
     left = tenant.exec("find", "/data", "/var/lib/tenant-init/app", "-name", "*tenant-init-bench*").stdout
     assert left == ""
     # Every process of the second basic-memory is gone.
-    assert tenant.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'basic-memory mcp' | wc -l").stdout.strip() == "1"
+    assert tenant.exec("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'basic-memory [m]cp' | wc -l").stdout.strip() == "1"
     assert tenant.stop().code == 0
     assert {key for key in s3_server.objects() if key.endswith(".md")} == {"main/work/Mine.md"}
