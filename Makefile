@@ -50,6 +50,9 @@ bench: build ## the spec's measurements
 bench-index: image ## what the index costs: local SQLite, ours, a naive remote database, at several round trip times
 	@scripts/bench-index.sh
 
+bench-drain: build ## what a stop costs over the bare upload of the same files, over several links
+	@scripts/bench-drain.sh
+
 storm: build ## random faults over a tenant with a writer, for MINUTES (10) minutes; SEED repeats one, STORM_WHERE=container
 	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" $(if $(SEED),--seed "$(SEED)")
 
@@ -60,4 +63,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index storm deny lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-drain storm deny lock

@@ -12,7 +12,7 @@ use crate::core::orphaned::Died;
 use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};
-use crate::{credentials, dev, index, mount, ops, preflight, supervise};
+use crate::{bench, credentials, dev, index, mount, ops, preflight, supervise};
 
 /// Entry point of a tenant's container: mounts the tenant's bucket, keeps its index, runs its app, and loses no
 /// acknowledged write silently.
@@ -68,6 +68,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         wait: Option<f64>,
     },
+    /// The spec's measurements: the running tenant's mount against local disk, in turns in one run; leaves nothing behind
+    Bench(Bench),
     /// Write a copy of the tenant's index, for basic-memory or SQLite elsewhere; changes nothing, a read-only token is enough
     CopyIndex {
         /// The file to write, for example ~/.basic-memory/memory.db; basic-memory must not be running on it
@@ -131,6 +133,30 @@ struct Run {
     app: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Bench {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Compare with this earlier result of `bench --json`
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// How often each file operation is measured; what takes longer is measured less often
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    samples: u32,
+    /// Only these parts
+    #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
+    only: Vec<bench::Group>,
+    /// Measure this mount [default: mount.path]
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// Compare it with this local directory [default: the disk of app.config_dir]
+    #[arg(long, value_name = "DIR")]
+    local: Option<PathBuf>,
+}
+
 /// Parses the command line and runs the subcommand.
 #[must_use]
 pub fn main() -> Exit {
@@ -163,6 +189,10 @@ pub fn main() -> Exit {
         Command::Check { config, json } => with_config(Sources::process(config.config), |config| check(&config, json)),
         Command::Status { config, json, wait } => {
             with_config(Sources::process(config.config), |config| status(&config, json, wait))
+        }
+        Command::Bench(options) => {
+            let sources = Sources::process(options.config.config.clone());
+            with_config(sources, |config| measure(&config, options))
         }
         Command::CopyIndex { file, config } => {
             with_config(Sources::process(config.config), |config| copy_index(&config, &file))
@@ -316,6 +346,18 @@ fn copy_index(config: &Config, file: &Path) -> Exit {
             Err(error) => fail(error.exit(), error.to_string()),
         }
     })
+}
+
+fn measure(config: &Config, options: Bench) -> Exit {
+    let options = bench::Options {
+        json: options.json,
+        compare: options.compare,
+        samples: usize::try_from(options.samples).unwrap_or(usize::MAX),
+        only: options.only,
+        mount: options.mount,
+        local: options.local,
+    };
+    block_on(bench::run(config.clone(), options))
 }
 
 fn status(config: &Config, json: bool, wait: Option<f64>) -> Exit {

@@ -5,6 +5,7 @@
 //! system calls. `docs/ARCHITECTURE.md` has the map.
 
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod core;

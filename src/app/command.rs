@@ -3,7 +3,7 @@
 //! The app sees nothing of our environment but an allow-list: a key it cannot see is a key it cannot leak.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::process::{Spec, harmless_environment};
@@ -68,6 +68,17 @@ pub fn spec(config: &Config) -> Spec {
             config.mount.path.clone()
         }),
     }
+}
+
+/// The same app on local disk: everything of it below `folder`, listening on `port` of this machine only. For comparisons.
+#[must_use]
+pub fn on_local_disk(config: &Config, folder: &Path, port: u16) -> Spec {
+    let mut local = config.clone();
+    local.mount.path = folder.join("notes");
+    local.app.config_dir = folder.join("app");
+    local.app.host = "127.0.0.1".to_owned();
+    local.app.port = port;
+    spec(&local)
 }
 
 /// Where basic-memory keeps the project `main`: a folder of the mount, so that other projects can be its neighbours

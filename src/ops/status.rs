@@ -114,7 +114,7 @@ fn print_json(out: &mut impl Write, body: &[u8]) -> io::Result<()> {
 }
 
 /// Where to connect to reach a listener on this machine.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -123,7 +123,11 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-async fn ask(address: SocketAddr) -> Result<(Snapshot, Bytes), StatusError> {
+/// One question; `address` as [`reachable`] gives it.
+///
+/// # Errors
+/// See [`StatusError`].
+pub(crate) async fn ask(address: SocketAddr) -> Result<(Snapshot, Bytes), StatusError> {
     let (status, body) = get(address, "/status").await?;
     if status != StatusCode::OK {
         return Err(StatusError::Foreign(address, format!("it answers {status}")));

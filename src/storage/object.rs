@@ -1,4 +1,5 @@
-//! Small objects of our own, below `.tenant-init/` in the tenant's bucket. The tenant's files are the mounter's business.
+//! Small objects of our own: below `.tenant-init/` in the tenant's bucket, and those of `bench` in its folder. The tenant's
+//! files are the mounter's business.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -159,6 +160,30 @@ impl Bucket {
             }),
             Err(failure) if matches!(status(&failure), Some(409 | 412)) => Ok(Placed::Changed),
             Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
+        }
+    }
+
+    /// Names of all objects that begin with `prefix`, in the store's order.
+    ///
+    /// # Errors
+    /// As [`Bucket::probe`].
+    pub async fn names(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let (mut names, mut next) = (Vec::new(), None);
+        loop {
+            let page = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.target.bucket)
+                .prefix(prefix)
+                .set_continuation_token(next)
+                .send()
+                .await
+                .map_err(|failure| error::classify(&failure, &self.target, self.clock_skew()))?;
+            names.extend(page.contents.into_iter().flatten().filter_map(|object| object.key));
+            next = page.next_continuation_token;
+            if next.is_none() {
+                return Ok(names);
+            }
         }
     }
 
