@@ -17,6 +17,7 @@ mod clock;
 mod error;
 pub(crate) mod network;
 mod object;
+mod pulse;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ use secrecy::ExposeSecret;
 use crate::credentials;
 pub use error::StorageError;
 pub(crate) use error::describe_skew;
+pub use object::Folders;
+pub use pulse::Pulse;
 
 /// How long a request to the bucket may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

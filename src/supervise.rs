@@ -8,12 +8,14 @@ mod application;
 mod clocks;
 mod effects;
 pub mod finish;
+mod holding;
 mod identity;
 mod indexing;
 mod keys;
 mod leasing;
 mod mounting;
 mod prepare;
+mod relisting;
 mod shipping;
 
 use std::cell::Cell;

@@ -4,6 +4,7 @@ mod index;
 mod keys;
 mod life;
 mod model;
+mod outage;
 mod pressure;
 mod random;
 mod reconnect;
