@@ -28,8 +28,10 @@ pub const STORAGE_RETRY: Duration = Duration::from_secs(1);
 pub const STORAGE_RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Uploads that failed in an outage wait longer and longer. After its end they are sent again this often …
 pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(10);
-/// … for this long.
-pub const CATCH_UP: Duration = Duration::from_secs(60);
+/// … from this long after its end on …
+pub const CATCH_UP_AFTER: Duration = Duration::from_secs(50);
+/// … to this.
+pub const CATCH_UP: Duration = Duration::from_secs(120);
 
 /// See the fields of the same name in `Config`.
 #[derive(Debug, Clone)]

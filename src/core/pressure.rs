@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::core::action::{Action, Level as Loud};
 use crate::core::event::{Queue, Room};
 use crate::core::index::LeaseState;
-use crate::core::policy::{BUSY_QUEUE_INTERVAL, CATCH_UP, CATCH_UP_INTERVAL, Policy};
+use crate::core::policy::{BUSY_QUEUE_INTERVAL, CATCH_UP, CATCH_UP_AFTER, CATCH_UP_INTERVAL, Policy};
 use crate::core::state::{AppState, Stage, State};
 
 /// An app that keeps a file open for writing has this long before it is ended.
@@ -311,7 +311,8 @@ impl State {
     /// After an outage: what was on its way when it ended may fail only now, and would wait for minutes.
     pub(super) fn catch_up(&mut self, now: Duration) -> Option<Action> {
         let back = self.storage.back_since.filter(|_| !self.storage.is_down())?;
-        let since = self.pressure.sent_again.max(back);
+        // Before that what was held back is still being sent, in its own order.
+        let since = self.pressure.sent_again.max(back + CATCH_UP_AFTER);
         let due = now.saturating_sub(back) < CATCH_UP && now.saturating_sub(since) >= CATCH_UP_INTERVAL;
         if !due || self.queue.failing == 0 || self.queue.new_slow_downs > 0 {
             return None;
