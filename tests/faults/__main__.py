@@ -108,7 +108,7 @@ def markdown(rows):
             before = (row.fault, row.seconds)
             cells = ["" if same else row.fault, "" if same or not row.seconds else f"{row.seconds:g} s", row.subject]
             if row.failed:
-                cells += ["not measured: " + row.failed.splitlines()[0][:80], *[""] * (len(COLUMNS) - 4)]
+                cells += [f"not measured ({row.failed.split(':')[0]})", *[""] * (len(COLUMNS) - 4)]
             else:
                 # Before a start there is nothing to store.
                 stored = "-" if row.fault.startswith("start") else seconds(row.stored) or "-"
