@@ -56,6 +56,12 @@ bench-drain: build ## what a stop costs over the bare upload of the same files, 
 storm: build ## random faults over a tenant with a writer, for MINUTES (10) minutes; SEED repeats one, STORM_WHERE=container
 	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" $(if $(SEED),--seed "$(SEED)")
 
+faults: image ## the table of docs/FAULTS.md: faults under tenant-init and under the usual shell entry point; FAULTS="--seconds 600"
+	@scripts/faults.sh $(FAULTS)
+
+silence: build ## what a silent bucket costs operations that do not need it, on this machine; `scripts/silence.sh vm` on nfs
+	@scripts/silence.sh
+
 deny: ## licences, sources and duplicate versions of the dependencies (builds cargo-deny once, some minutes)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
@@ -63,4 +69,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-drain storm deny lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-drain storm faults silence deny lock

@@ -180,6 +180,8 @@ pub struct Mount {
     pub cache_min_free_bytes: u64,
     /// How long the kernel may answer attributes by itself (nfs `actimeo`, fuse `--attr-timeout`). Default 30 s.
     pub attribute_timeout: Duration,
+    /// How often the bucket is listed for changes made elsewhere.
+    pub refresh_interval: Duration,
     /// TCP connections of the NFS client. Default 4.
     pub nconnect: u8,
     /// Parallel uploads. Default 8.

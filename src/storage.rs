@@ -15,8 +15,10 @@
 
 mod clock;
 mod error;
+mod folders;
 pub(crate) mod network;
 mod object;
+mod pulse;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -36,8 +38,10 @@ use secrecy::ExposeSecret;
 use crate::credentials;
 pub use error::StorageError;
 pub(crate) use error::describe_skew;
+pub use folders::Folders;
 pub(crate) use object::AUTHOR;
 pub use object::{Head, Placed};
+pub use pulse::Pulse;
 
 /// How long a request to the bucket may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

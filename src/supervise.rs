@@ -9,6 +9,7 @@ mod auditing;
 mod clocks;
 mod effects;
 pub mod finish;
+mod holding;
 mod identity;
 mod indexing;
 mod keys;
@@ -16,6 +17,7 @@ mod leasing;
 mod mounting;
 pub mod orphaned;
 mod prepare;
+mod relisting;
 mod shipping;
 
 use std::cell::Cell;

@@ -129,6 +129,7 @@ fn mount(reader: &mut Reader<'_>) -> Mount {
         cache_max_bytes: reader.number("mount.cache_max_size"),
         cache_min_free_bytes: reader.number("mount.cache_min_free"),
         attribute_timeout: reader.duration("mount.attribute_timeout"),
+        refresh_interval: reader.duration("mount.refresh_interval"),
         nconnect: reader.number("mount.nconnect"),
         transfers: reader.number("mount.transfers"),
         rclone: reader.path("mount.rclone"),

@@ -283,6 +283,12 @@ pub(super) static KEYS: &[Key] = &[
         "How long the kernel may answer attributes by itself.",
     ),
     key(
+        "mount.refresh_interval",
+        duration(SECOND, DAY),
+        Default::Value("5m"),
+        "How often the bucket is listed for changes made elsewhere.",
+    ),
+    key(
         "mount.nconnect",
         Kind::Count { min: 1, max: 16 },
         Default::Value("4"),
@@ -409,8 +415,8 @@ pub(super) static KEYS: &[Key] = &[
     key(
         "health.storage_interval",
         duration(100, HOUR),
-        Default::Value("10s"),
-        "Time between two probes of the bucket (and of the database).",
+        Default::Value("2500ms"),
+        "Time between two probes of the bucket while it answers. An outage is noticed after this and 2 s more, at the latest.",
     ),
     key(
         "limits.start_timeout",

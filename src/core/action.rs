@@ -27,8 +27,11 @@ pub enum Action {
     },
     /// One health round → `MountEvent::Health`.
     ProbeMount,
-    /// → `Event::Storage`
-    ProbeStorage,
+    /// → `Event::Storage`, perhaps `Event::StorageSilent` before it.
+    ProbeStorage {
+        /// The last probe found nothing wrong.
+        well: bool,
+    },
     /// One try → `IndexEvent::Lease`
     TakeLease,
     /// Make the local index file usable: continue it, or restore it from the database → `IndexEvent::Opened`
@@ -49,6 +52,8 @@ pub enum Action {
     ResumeMounter,
     /// Another machine has the lease: nothing on the mount may be changed any more.
     Fence,
+    /// How uploads shall flow from now on.
+    Uploads(Flow),
     /// The bucket is back: upload now instead of at the end of the retry delay.
     ExpireQueue,
     /// Refuse whatever changes the mount, or no longer → `MountEvent::Mode`
@@ -96,4 +101,16 @@ pub enum Level {
     Warn,
     /// Something failed.
     Error,
+}
+
+/// How uploads flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flow {
+    /// As rclone likes.
+    #[default]
+    Free,
+    /// The bucket is unreachable: held back, all but one now and then.
+    Held,
+    /// It is back: a few one by one, then free.
+    Easing,
 }

@@ -64,6 +64,8 @@ pub enum Event {
     App(AppEvent),
     /// A bucket probe ended.
     Storage(Result<Duration, Failure>),
+    /// A bucket probe has no answer yet, after a time in which it should have one.
+    StorageSilent(Failure),
     /// The index and the lease.
     Index(IndexEvent),
     /// A stop or recovery phase ended.

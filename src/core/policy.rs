@@ -24,8 +24,20 @@ pub const RECONNECT_PER_UPLOAD: Duration = Duration::from_millis(50);
 pub const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// Between two queue looks while something is queued.
 pub const BUSY_QUEUE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two bucket probes while it is unreachable: the return is noticed this fast.
+/// Between two questions to a database that is unreachable, or to whoever refuses our key.
 pub const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// A bucket that has not answered a question for this long is taken for unreachable; the question stands.
+pub const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
+/// From one bucket probe to the next while it is unreachable, a fifth more or less: its return is noticed this fast.
+pub const STORAGE_RETRY: Duration = Duration::from_secs(1);
+/// … but this long after the end of the last one.
+pub const STORAGE_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Uploads that failed in an outage wait longer and longer. After its end they are sent again this often …
+pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(10);
+/// … from this long after its end on …
+pub const CATCH_UP_AFTER: Duration = Duration::from_secs(50);
+/// … to this.
+pub const CATCH_UP: Duration = Duration::from_secs(120);
 
 /// See the fields of the same name in `Config`.
 #[derive(Debug, Clone)]

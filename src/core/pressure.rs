@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::core::action::{Action, Level as Loud};
 use crate::core::event::{Queue, Room};
 use crate::core::index::LeaseState;
-use crate::core::policy::{BUSY_QUEUE_INTERVAL, Policy};
+use crate::core::policy::{BUSY_QUEUE_INTERVAL, CATCH_UP, CATCH_UP_AFTER, CATCH_UP_INTERVAL, Policy};
 use crate::core::state::{AppState, Stage, State};
 
 /// An app that keeps a file open for writing has this long before it is ended.
@@ -122,6 +122,8 @@ pub struct Pressure {
     failing_since: Option<Duration>,
     /// The last look at the cache's disk.
     pub(super) room: Option<Room>,
+    /// Uploads that had failed in an outage were last sent again then.
+    sent_again: Duration,
     /// The oldest file of a mounter that is gone had been waiting since then. The next one counts from its own start.
     inherited: Option<Duration>,
 }
@@ -302,10 +304,30 @@ impl State {
         reasons
     }
 
+    /// Are uploads late only because of an outage that is just over? They are being sent, and so is what is written now.
+    fn catches_up(&self) -> bool {
+        let recent = |back| self.now.saturating_sub(back) < self.policy.uploads_max_age;
+        let answers = !self.storage.is_down() && self.storage.back_since.is_some_and(recent);
+        answers && self.pressure.age == Level::Strained && self.pressure.mode == Mode::Writable
+    }
+
+    /// After an outage: what was on its way when it ended may fail only now, and would wait for minutes.
+    pub(super) fn catch_up(&mut self, now: Duration) -> Option<Action> {
+        let back = self.storage.back_since.filter(|_| !self.storage.is_down())?;
+        // Before that what was held back is still being sent, in its own order.
+        let since = self.pressure.sent_again.max(back + CATCH_UP_AFTER);
+        let due = now.saturating_sub(back) < CATCH_UP && now.saturating_sub(since) >= CATCH_UP_INTERVAL;
+        if !due || self.queue.failing == 0 || self.queue.new_slow_downs > 0 {
+            return None;
+        }
+        self.pressure.sent_again = now;
+        Some(Action::ExpireQueue)
+    }
+
     fn pressure_words(&self) -> Vec<String> {
         let mut words = Vec::new();
         let (pressure, queue) = (&self.pressure, &self.queue);
-        if pressure.age > Level::Calm {
+        if pressure.age > Level::Calm && !self.catches_up() {
             words.push(format!(
                 "uploads_late: {} file(s) wait, the oldest for {} s{}",
                 queue.files,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::action::Action;
+use crate::core::action::{Action, Flow};
 use crate::core::backoff::Backoff;
 use crate::core::event::{Driver, Prepared, Queue};
 use crate::core::index::Index;
@@ -72,6 +72,8 @@ pub struct Mounter {
     pub probed: Option<Duration>,
     /// The next health round.
     pub next_probe: Duration,
+    /// How uploads were last told to flow.
+    pub flow: Flow,
     /// rclone is being replaced behind the guard.
     pub reconnect: Option<Reconnect>,
     /// Delay before the next launch, decided when it failed.
@@ -143,8 +145,12 @@ pub struct Watched {
     pub used: bool,
     /// A probe is under way.
     pub probing: bool,
+    /// The last probe began then.
+    pub asked: Duration,
     /// The next probe.
     pub next_probe: Duration,
+    /// The last outage ended then.
+    pub back_since: Option<Duration>,
     /// Unreachable since.
     pub down_since: Option<Duration>,
     /// It answers, but refuses our key, since. An outage in between is left out.
@@ -227,6 +233,7 @@ impl State {
                 probing: false,
                 probed: None,
                 next_probe: Duration::ZERO,
+                flow: Flow::Free,
                 reconnect: None,
                 retry_delay: Duration::ZERO,
                 backoff: backoff(1),

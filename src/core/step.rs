@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use crate::core::action::{Action, Level};
+use crate::core::action::{Action, Flow, Level};
 use crate::core::event::{AppEvent, Driver, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
 use crate::core::policy::{
-    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, STUCK_PROBES,
+    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, STORAGE_RETRY,
+    STORAGE_RETRY_PAUSE, STUCK_PROBES,
 };
 use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
@@ -40,10 +41,12 @@ impl State {
             Event::Mount(event) => self.mount_event(event, now),
             Event::App(event) => self.app_event(event, now),
             Event::Storage(result) => self.storage_probed(result, now),
+            Event::StorageSilent(failure) => self.storage_silent(failure, now),
             Event::Index(event) => self.index_event(event, now),
             Event::Phase(end) => self.phase_ended(end, now),
         };
         actions.extend(self.timers(now));
+        actions.extend(self.regulate_uploads());
         actions.extend(self.announce(now));
         actions
     }
@@ -155,6 +158,10 @@ impl State {
             if let Some(since) = self.mounter.ready_since {
                 queue.oldest = self.pressure.true_age(&queue, since, now);
             }
+            // A probe would find it out later.
+            if queue.new_failures > 0 && !self.storage.is_down() && !self.storage.probing {
+                self.storage.next_probe = now;
+            }
             self.queue = queue;
         }
         let busy = self.queue.files > 0 || health.stuck.is_some();
@@ -175,6 +182,7 @@ impl State {
             actions.extend(self.keys_refused(now));
         }
         actions.extend(self.replace_mounter_for_keys(refused || self.storage.rejected_since.is_some(), now));
+        actions.extend(self.catch_up(now));
         self.mount_rechecked();
         // rclone that is stopped on purpose does not answer.
         let judged = self.stage == Stage::Serving && !self.is_paused();
@@ -245,25 +253,33 @@ impl State {
 
     fn storage_probed(&mut self, result: Result<Duration, Failure>, now: Duration) -> Vec<Action> {
         let (was_down, was_slow) = (self.storage.is_down(), self.storage.slow_down);
+        let held = self.mounter.flow == Flow::Held;
         observe(&mut self.storage, &result, now, self.policy.storage_interval);
         self.storage_rechecked();
-        if self.storage.slow_down {
-            self.totals_slow_downs += 1;
-            // Obeyed: asked less often than usual, and not by all tenants of a store at the same moment.
+        if result.as_ref().is_err_and(Failure::is_outage) {
+            // Not by all tenants of a store at the same moment.
             let jitter = fastrand::Rng::with_seed(self.policy.seed ^ u64::from(now.subsec_nanos())).f64();
-            self.storage.next_probe = now + self.policy.storage_interval.mul_f64(1.0 + jitter);
+            self.storage.next_probe = now
+                + if self.storage.slow_down {
+                    self.totals_slow_downs += 1;
+                    // Obeyed: not asked more often than usual, as in other outages.
+                    self.policy.storage_interval.mul_f64(0.8 + 0.3 * jitter)
+                } else {
+                    let next = self.storage.asked + STORAGE_RETRY.mul_f64(0.8 + 0.4 * jitter);
+                    let wait = next.saturating_sub(now).max(STORAGE_RETRY_PAUSE);
+                    wait.min(self.policy.storage_interval)
+                };
         }
         match result {
             // rclone's own delays know best when there is room again.
             Ok(_) if was_slow => Vec::new(),
-            Ok(_) if was_down => vec![
-                Action::ExpireQueue,
-                Action::Say(
-                    Level::Info,
-                    "tenant",
-                    "the bucket answers again: uploading everything that waits".into(),
-                ),
-            ],
+            Ok(_) if was_down => {
+                let words = "the bucket answers again: uploading everything that waits".into();
+                let mut actions = vec![Action::Say(Level::Info, "tenant", words)];
+                // What was held back is sent by `regulate_uploads`.
+                actions.extend((!held).then_some(Action::ExpireQueue));
+                actions
+            }
             Ok(_) => Vec::new(),
             Err(failure) => {
                 let mut actions = Vec::new();
@@ -280,6 +296,40 @@ impl State {
                 actions
             }
         }
+    }
+
+    /// Of a bucket that only limits our rate rclone takes care, and a stop tries everything.
+    fn regulate_uploads(&mut self) -> Option<Action> {
+        if self.is_stopped() {
+            return None;
+        }
+        let flow = match self.mounter.flow {
+            _ if self.is_stopping() || self.storage.slow_down || self.storage.rejected_since.is_some() => Flow::Free,
+            _ if self.storage.down_since.is_some() => Flow::Held,
+            Flow::Held => Flow::Easing,
+            other => other,
+        };
+        let changed = std::mem::replace(&mut self.mounter.flow, flow) != flow;
+        changed.then_some(Action::Uploads(flow))
+    }
+
+    /// No answer yet. The probe goes on: a slow answer is one, and brings the tenant back.
+    fn storage_silent(&mut self, failure: Failure, now: Duration) -> Vec<Action> {
+        if !self.storage.probing {
+            return Vec::new();
+        }
+        let was_down = self.storage.is_down();
+        observe(
+            &mut self.storage,
+            &Err(failure.clone()),
+            now,
+            self.policy.storage_interval,
+        );
+        self.storage.probing = true;
+        if was_down {
+            return Vec::new();
+        }
+        vec![Action::Say(Level::Warn, "tenant", failure.words)]
     }
 
     fn phase_ended(&mut self, end: PhaseEnd, now: Duration) -> Vec<Action> {
@@ -335,7 +385,9 @@ impl State {
         if !self.is_stopping() {
             if self.storage.used && !self.storage.probing && self.storage.next_probe <= now {
                 self.storage.probing = true;
-                actions.push(Action::ProbeStorage);
+                self.storage.asked = now;
+                let well = !self.storage.is_down();
+                actions.push(Action::ProbeStorage { well });
             }
             actions.extend(self.keys_timers(now));
             actions.extend(self.index_timers(now));
@@ -361,6 +413,7 @@ pub(super) fn observe(dependency: &mut Watched, result: &Result<Duration, Failur
         Ok(latency) => {
             if let Some(since) = dependency.down_since.take() {
                 dependency.outage_total += now.saturating_sub(since);
+                dependency.back_since = Some(now);
             }
             dependency.rejected_since = None;
             dependency.rejected_before = Duration::ZERO;

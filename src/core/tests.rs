@@ -5,6 +5,7 @@ mod keys;
 mod life;
 mod model;
 mod orphaned;
+mod outage;
 mod pressure;
 mod random;
 mod reconnect;

@@ -127,7 +127,8 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     );
     // Size bounds the cache; a note that was not read for an hour is not worth a download.
     flag("--vfs-cache-max-age", "720h".as_ref());
-    flag("--dir-cache-time", "5m".as_ref());
+    // For ever: what has changed is read again by our order, not in an outage (src/supervise/relisting.rs).
+    flag("--dir-cache-time", "87600h".as_ref());
     flag("--poll-interval", "0".as_ref());
     flag("--transfers", mount.transfers.to_string().as_ref());
     // An attempt ends in seconds, and the upload queue (which never gives up) makes the next one.
@@ -269,6 +270,7 @@ mod tests {
             cache_max_bytes: 10 << 30,
             cache_min_free_bytes: 256 << 20,
             attribute_timeout: Duration::from_secs(30),
+            refresh_interval: Duration::from_secs(300),
             nconnect: 4,
             transfers: 8,
             rclone: "rclone".into(),

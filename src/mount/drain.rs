@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::error::MountError;
+use super::hold::{Hold, PUT_OFF};
 use super::pending::{self, Pending};
 use super::probe::Kind;
 use super::prober::ProbeError;
@@ -73,6 +74,25 @@ impl Session {
     pub async fn expire_queue(&self) -> Result<usize, RcError> {
         let queue = self.0.queue().await?;
         self.0.expire(&queue).await
+    }
+
+    /// One look at the queue while the bucket is unreachable, and just after; see [`Hold`]. True when the hold is over.
+    ///
+    /// # Errors
+    /// When rclone does not answer.
+    pub async fn hold(&self, hold: &mut Hold) -> Result<bool, RcError> {
+        let queue = self.0.queue().await?;
+        let orders = hold.orders(&queue.items, std::time::Instant::now());
+        for id in orders.put_off {
+            accept_gone(self.0.rc.put_off(id, PUT_OFF, RC_LIMIT).await)?;
+        }
+        for id in orders.send {
+            accept_gone(self.0.rc.expire(id, RC_LIMIT).await)?;
+        }
+        if orders.over {
+            self.0.expire(&queue).await?;
+        }
+        Ok(orders.over)
     }
 
     /// Reads a directory (path in the bucket, empty for its root) again from the bucket.
@@ -192,6 +212,14 @@ impl Inner {
         let (cache_dir, bucket) = (self.cache_dir.clone(), self.bucket.clone());
         let read = tokio::task::spawn_blocking(move || pending::unsent(&cache_dir, &bucket));
         read.await.map_err(std::io::Error::other)?
+    }
+}
+
+/// A file that has left the queue since it was read is uploaded, or gone.
+fn accept_gone(answer: Result<(), RcError>) -> Result<(), RcError> {
+    match answer {
+        Err(RcError::Refused { .. }) => Ok(()),
+        other => other,
     }
 }
 

@@ -150,7 +150,20 @@ impl Rc {
     /// # Errors
     /// See [`RcError`]; refused when the file has left the queue, which is good news.
     pub async fn expire(&self, id: u64, timeout: Duration) -> Result<(), RcError> {
-        self.call::<Value>("vfs/queue-set-expiry", json!({ "id": id, "expiry": -1e9 }), timeout)
+        self.set_expiry(id, -1e9, timeout).await
+    }
+
+    /// Makes one queued file due after `time`.
+    ///
+    /// # Errors
+    /// As [`Rc::expire`].
+    pub async fn put_off(&self, id: u64, time: Duration, timeout: Duration) -> Result<(), RcError> {
+        self.set_expiry(id, time.as_secs_f64(), timeout).await
+    }
+
+    async fn set_expiry(&self, id: u64, seconds: f64, timeout: Duration) -> Result<(), RcError> {
+        let arguments = json!({ "id": id, "expiry": seconds });
+        self.call::<Value>("vfs/queue-set-expiry", arguments, timeout)
             .await
             .map(drop)
     }

@@ -13,11 +13,11 @@ use crate::config::Config;
 use crate::core::action::Action;
 use crate::core::event::Event;
 use crate::core::verdict::{Cause, Verdict};
-use crate::mount::{Claim, Session};
+use crate::mount::{Claim, Hold, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{Keys, application, finish, indexing, keys, leasing, mounting, prepare, shipping};
+use crate::supervise::{Keys, application, finish, holding, indexing, keys, leasing, mounting, prepare, shipping};
 
 /// Where the app is.
 #[derive(Default)]
@@ -63,6 +63,10 @@ pub struct Shared {
     pub served: Cell<bool>,
     /// A living rclone has said that everything is sent, and nothing was mounted since.
     pub drained: Cell<bool>,
+    /// Counts the orders how uploads shall flow.
+    pub flow: Cell<u64>,
+    /// Locked while one is carried out; what the last one left to the next.
+    pub hold: tokio::sync::Mutex<Option<Hold>>,
     /// The lease is lost: nothing makes the mount writable again.
     pub fenced: Cell<bool>,
 }
@@ -109,6 +113,8 @@ impl Effects {
             ending: Cell::default(),
             served: Cell::default(),
             drained: Cell::default(),
+            flow: Cell::default(),
+            hold: tokio::sync::Mutex::default(),
             fenced: Cell::default(),
         };
         Effects {
@@ -137,7 +143,7 @@ impl Effects {
                 shared.launch.replace(Some(task));
             }
             Action::ProbeMount => spawn(mounting::probe(shared)),
-            Action::ProbeStorage => spawn(prepare::probe_storage(shared)),
+            Action::ProbeStorage { well } => spawn(prepare::probe_storage(shared, well)),
             Action::TakeLease => spawn(leasing::take_lease(shared)),
             Action::OpenIndex => spawn(indexing::open_index(shared)),
             Action::RebuildIndex => spawn(indexing::rebuild_index(shared)),
@@ -148,6 +154,7 @@ impl Effects {
             Action::PauseMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGSTOP),
             Action::ResumeMounter => mounting::signal(&shared, nix::sys::signal::Signal::SIGCONT),
             Action::Fence => leasing::fence(&shared),
+            Action::Uploads(flow) => spawn(holding::regulate(shared, flow)),
             Action::ExpireQueue => spawn(mounting::expire_queue(shared)),
             Action::SetReadOnly(read_only) => spawn(mounting::set_read_only(shared, read_only)),
             Action::StartApp => spawn(application::start(shared)),

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::app::command;
 use crate::app::projects::{self, Saved};
 use crate::config::{Config, Environment};
 use crate::core::event::{Driver, Event, Failure, Prepared};
+use crate::core::policy::STORAGE_PATIENCE;
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
 use crate::index::Remote;
@@ -15,7 +17,10 @@ use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
-use crate::supervise::{Keys, finish, keys};
+use crate::supervise::{Keys, finish, keys, relisting};
+
+/// See `probe_storage`.
+const ANSWERS_FIRST: Duration = Duration::from_millis(50);
 
 /// What is known of the tenant once its preconditions hold.
 pub struct Tenant {
@@ -90,6 +95,7 @@ pub async fn prepare(shared: Rc<Shared>) {
         Ok((tenant, prepared)) => {
             *shared.tenant.borrow_mut() = Some(Rc::new(tenant));
             tokio::task::spawn_local(keys::watch(Rc::clone(&shared)));
+            tokio::task::spawn_local(relisting::watch(Rc::clone(&shared)));
             Ok(prepared)
         }
         Err(failure) => Err(failure),
@@ -192,9 +198,28 @@ fn owner(config: &Config) -> Result<(u32, u32), Failure> {
 }
 
 /// `Action::ProbeStorage`
-pub async fn probe_storage(shared: Rc<Shared>) {
+pub async fn probe_storage(shared: Rc<Shared>, well: bool) {
     let Some(tenant) = shared.tenant() else { return };
-    let result = tenant.bucket().probe().await;
+    let pulse = tenant.bucket().pulse(well);
+    let mut probing = std::pin::pin!(pulse.ask());
+    let patience = async {
+        tokio::time::sleep(STORAGE_PATIENCE).await;
+        // A process that was not scheduled for a while finds its timers and its answers at the same time: answers first.
+        tokio::time::sleep(ANSWERS_FIRST).await;
+    };
+    let answered = tokio::select! {
+        biased;
+        result = &mut probing => Some(result),
+        () = patience => None,
+    };
+    let result = match answered {
+        Some(result) => result,
+        None => {
+            let error = pulse.silent(STORAGE_PATIENCE);
+            shared.send(Event::StorageSilent(Failure::new(error.exit(), error.to_string())));
+            probing.await
+        }
+    };
     shared.send(Event::Storage(match result {
         Ok(probe) => Ok(probe.latency),
         // A machine that was frozen wakes up with an old clock. That passes; it says nothing about the key.

@@ -177,3 +177,46 @@ async fn the_clock_is_compared_even_when_the_probe_succeeds() {
         "{skew:?}"
     );
 }
+
+fn watched(endpoint: &str, secret: &str) -> Bucket {
+    Bucket::connect(&storage(endpoint, KEY_ID, secret, BUCKET), Timeouts::REPEATED).unwrap()
+}
+
+#[tokio::test]
+async fn a_pulse_that_finds_something_wrong_says_what_it_is() {
+    let server = support::s3();
+    watched(&server.url(), SECRET).pulse(true).ask().await.unwrap();
+    watched(&server.url(), SECRET).pulse(false).ask().await.unwrap();
+    let error = watched(&server.url(), "ANOTHERSECRET")
+        .pulse(true)
+        .ask()
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit(), Exit::Refused, "{error}");
+    assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
+    let error = watched("http://bucket.invalid", SECRET)
+        .pulse(true)
+        .ask()
+        .await
+        .unwrap_err();
+    assert_eq!(error.exit(), Exit::Unavailable);
+    assert!(error.to_string().contains("does not resolve"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pulse_that_is_not_answered_is_sent_again_and_the_first_answer_counts() {
+    let server = support::s3();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bucket = watched(&format!("http://{}", listener.local_addr().unwrap()), SECRET);
+    let port = server.url().rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    let relay = tokio::spawn(async move {
+        // The first connection is accepted and never answered, as by a network that was away when the question was sent.
+        let (_silent, _) = listener.accept().await.unwrap();
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tokio::io::copy_bidirectional(&mut client, &mut upstream).await.ok();
+    });
+    let answer = bucket.pulse(true).ask().await.unwrap();
+    assert!(answer.latency > Duration::from_millis(500), "{:?}", answer.latency);
+    relay.abort();
+}

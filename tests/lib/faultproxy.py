@@ -55,13 +55,16 @@ class Held:
 class FaultProxy:
     """Listens on a port of its own on 127.0.0.1; every method may be called from any thread, while requests run.
 
+    With `wire` (lib/wire.py) it listens at the wire's far end instead: what goes wrong between two machines goes wrong there.
+
     `rtt_ms` is added to the round trip, half in each direction; a new connection costs one more for TCP, with TLS two. Data
     is delayed, not throttled. With `tls` the proxy has a certificate for 127.0.0.1 and localhost by the authority in `ca_file`.
     """
 
-    def __init__(self, target_port, rtt_ms=0, tls_folder=None, port=None):
+    def __init__(self, target_port, rtt_ms=0, tls_folder=None, port=None, wire=None):
         self.target_port = target_port
         self.port = port or free_port()
+        self.wire = wire
         self.rtt_ms = rtt_ms
         self.ca_file = None
         self._tls = None
@@ -180,7 +183,8 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     async def _listen(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls, limit=2**20)
+        at = {"sock": self.wire.listen(self.port)} if self.wire else {"host": "127.0.0.1", "port": self.port}
+        self._server = await asyncio.start_server(self._serve, **at, ssl=self._tls, limit=2**20)
 
     async def _stop_listening(self):
         if self._server:

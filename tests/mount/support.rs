@@ -50,6 +50,7 @@ impl World {
             cache_max_bytes: 1 << 30,
             cache_min_free_bytes: 1 << 20,
             attribute_timeout: Duration::from_secs(30),
+            refresh_interval: Duration::from_secs(300),
             nconnect: 4,
             transfers: 8,
             rclone: rclone(),

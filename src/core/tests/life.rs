@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::action::Flow;
 use crate::core::event::{Failure, MountHealth, Queue};
 use crate::core::health::Clock;
 use crate::core::snapshot::Phase;
@@ -32,7 +33,7 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::Reconnect { .. } => "reconnect",
             Action::FetchKeys => "fetch-keys",
             Action::ProbeMount => "probe-mount",
-            Action::ProbeStorage => "probe-storage",
+            Action::ProbeStorage { .. } => "probe-storage",
             Action::TakeLease => "take-lease",
             Action::OpenIndex => "open-index",
             Action::RebuildIndex => "rebuild-index",
@@ -44,6 +45,9 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::ResumeMounter => "resume",
             Action::Fence => "fence",
             Action::DrainIndex { .. } => "drain-index",
+            Action::Uploads(Flow::Held) => "hold",
+            Action::Uploads(Flow::Easing) => "ease",
+            Action::Uploads(Flow::Free) => "free",
             Action::ExpireQueue => "expire",
             Action::SetReadOnly(true) => "read-only",
             Action::SetReadOnly(false) => "writable",
@@ -167,7 +171,7 @@ fn a_failure_at_the_start_is_final_and_keeps_its_code() {
 #[test]
 fn an_outage_degrades_keeps_the_app_and_spends_no_restart() {
     let mut life = Life::ready(Driver::Nfs, policy());
-    assert!(life.on(outage()).is_empty());
+    assert_eq!(kinds(&life.on(outage())), ["hold"]);
     assert_eq!(life.state.phase(), Phase::Degraded);
     assert!(life.state.reasons()[0].starts_with("storage_unreachable: bucket notes"));
     for _ in 0..20 {
@@ -182,7 +186,7 @@ fn an_outage_degrades_keeps_the_app_and_spends_no_restart() {
     life.now += Duration::from_secs(60);
     assert_eq!(
         kinds(&life.on(Event::Storage(Ok(Duration::from_millis(9))))),
-        ["expire", "probe-mount"]
+        ["probe-mount", "ease"]
     );
     life.on(healthy(Queue::default()));
     assert_eq!(life.state.phase(), Phase::Ready);
@@ -213,7 +217,7 @@ fn an_outage_past_its_limit_ends_in_a_clean_stop() {
             stopped = true;
             break;
         }
-        if actions.contains(&Action::ProbeStorage) {
+        if kinds(&actions).contains(&"probe-storage") {
             life.on(outage());
         }
         if actions.contains(&Action::ProbeMount) {

@@ -163,7 +163,7 @@ impl World {
                 Pending::Reconnect
             }
             Action::ProbeMount => Pending::ProbeMount,
-            Action::ProbeStorage => Pending::ProbeStorage,
+            Action::ProbeStorage { .. } => Pending::ProbeStorage,
             Action::FetchKeys => Pending::FetchKeys,
             Action::SetReadOnly(read_only) => Pending::Mode(*read_only),
             Action::TakeLease => Pending::TakeLease,
@@ -218,7 +218,8 @@ impl World {
                 self.wants(self.cut_short || !self.mounter, "an end while rclone runs");
                 return;
             }
-            Action::ExpireQueue
+            Action::Uploads(_)
+            | Action::ExpireQueue
             | Action::DropConnections
             | Action::PauseMounter
             | Action::ResumeMounter

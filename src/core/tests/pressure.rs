@@ -202,7 +202,7 @@ fn a_new_mount_is_made_read_only_too_and_ages_do_not_begin_anew() {
     life.pass(Duration::from_secs(1));
     assert_eq!(
         kinds(&life.on(Event::Mount(MountEvent::Ready))),
-        ["read-only", "start-app"]
+        ["read-only", "start-app", "ease"]
     );
     life.on(mode(true, Ok(())));
     life.now += Duration::from_secs(1);

@@ -75,6 +75,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<u8>().prop_map(|code| Event::App(AppEvent::Exited { code, words: "x".into(), out_of_memory: false })),
         2 => Just(Event::App(AppEvent::Gone)),
         1 => prop::result::maybe_ok(Just(Duration::from_millis(3)), failure.clone()).prop_map(Event::Storage),
+        1 => failure.clone().prop_map(Event::StorageSilent),
         4 => any_index_event(failure).prop_map(Event::Index),
         1 => Just(Event::Phase(PhaseEnd::IndexDrained(Ok(())))),
         1 => Just(Event::Phase(PhaseEnd::Synced(Ok(())))),

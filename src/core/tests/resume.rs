@@ -149,7 +149,7 @@ fn keys_that_expired_in_the_sleep_are_asked_for_at_once() {
 }
 
 #[test]
-fn a_store_that_has_had_enough_is_asked_less_often_and_not_flooded_afterwards() {
+fn a_store_that_has_had_enough_is_asked_no_more_often_and_not_flooded_afterwards() {
     let mut life = Life::ready(Driver::Nfs, policy());
     let slow = || Event::Storage(Err(Failure::slow_down("the store asks us to slow down: 503 SlowDown")));
     life.on(slow());
@@ -163,8 +163,8 @@ fn a_store_that_has_had_enough_is_asked_less_often_and_not_flooded_afterwards() 
         life.on(healthy(Queue::default()));
     }
     assert!(
-        (5..=10).contains(&asked),
-        "every 10 to 20 s, not {asked} times in 100 s"
+        (9..=12).contains(&asked),
+        "no more often than without any trouble, not {asked} times in 100 s"
     );
     assert_eq!(life.state.snapshot_at(life.now).totals.slow_downs, asked + 1);
     assert!(!kinds(&life.on(Event::Storage(Ok(Duration::from_millis(3))))).contains(&"expire"));
