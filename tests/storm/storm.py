@@ -83,8 +83,11 @@ class Report:
     app_errors: dict = field(default_factory=dict)
     ends: Counter = field(default_factory=Counter)
     slowest_recovery: float = 0.0  # seconds from the end of the last fault to ready
+    said: str = ""  # the words of a storm that ran in another machine
 
     def words(self):
+        if self.said:
+            return self.said
         kept = [f"seed {self.seed}: {self.acknowledged} acknowledged, {self.lives} lives of the writer, ends {dict(self.ends)}, "
                 f"errors at the app {self.app_errors}, ready {self.slowest_recovery:.1f} s after the last fault"]
         return "\n".join(kept + [f"  {step}" for step in self.steps] + [f"  PROBLEM: {problem}" for problem in self.problems])
