@@ -50,8 +50,8 @@ bench: build ## the spec's measurements
 bench-index: image ## what the index costs: local SQLite, ours, a naive remote database, at several round trip times
 	@scripts/bench-index.sh
 
-storm: build ## random faults over a tenant with a writer, for MINUTES (10) minutes; SEED repeats one, STORM_WHERE=container
-	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" $(if $(SEED),--seed "$(SEED)")
+storm: build ## random faults over a tenant, for MINUTES (10) minutes; SEED repeats one; STORM_WHERE=container, vm, notes (basic-memory and its index)
+	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" --steps "$(or $(STORM_STEPS),6)" $(if $(SEED),--seed "$(SEED)")
 
 deny: ## licences, sources and duplicate versions of the dependencies (builds cargo-deny once, some minutes)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

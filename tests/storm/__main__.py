@@ -11,6 +11,7 @@ from pathlib import Path
 from lib import dispositions, mounts, vm
 
 from .machines import Contained, Local
+from .notes import NotesStorm
 from .storm import Report, Storm
 
 
@@ -33,7 +34,12 @@ def in_vm(folder, seed, steps):
     return Report(seed, problems=told[0]["problems"], acknowledged=told[0]["acknowledged"], said=told[0]["words"])
 
 
-KINDS = {"host": here(Local), "container": here(Contained), "vm": in_vm}
+def with_notes(folder, seed, steps):
+    """basic-memory with its bucket and its index database, in a container."""
+    return NotesStorm(folder, seed, steps=steps).run()
+
+
+KINDS = {"host": here(Local), "container": here(Contained), "vm": in_vm, "notes": with_notes}
 
 
 def one(seed, kind, steps):
@@ -52,7 +58,7 @@ def main():
     options.add_argument("--minutes", type=float, default=10, help="begin no storm after this long (default: 10)")
     options.add_argument("--seed", help="one storm by this seed")
     options.add_argument("--steps", type=int, default=6, help="faults in a storm (default: 6)")
-    options.add_argument("--where", choices=KINDS, default="host", help="where the tenant lives (default: host)")
+    options.add_argument("--where", choices=KINDS, default="host", help="where the tenant lives (default: host); notes: basic-memory and its index, in a container")
     given = options.parse_args()
     dispositions.undo_inherited()
     end = time.monotonic() + given.minutes * 60

@@ -88,6 +88,10 @@ def read(lines):
         elif "code" in entry:
             story.errors[entry["code"]] += 1
             _may_have_happened(story, open_.pop(entry["error"]))
+        elif "refused" in entry:
+            open_.pop(entry["refused"])  # there was nobody who could have heard it
+        elif "misread" in entry:
+            story.wrong.append(f"{entry['misread']}: read as {entry['size']} bytes {entry['sha']}, which is not what was acknowledged (ledger line {number})")
         elif "seen" in entry:
             story.seen(entry["seen"], entry["size"], entry["sha"], number)
         elif "wrong" in entry:

@@ -3,13 +3,17 @@
 import os
 import secrets
 
+import pytest
+
 
 def seeds():
-    """For `pytest.mark.parametrize("seed", …)`. TENANT_STORM_SEED repeats one."""
+    """For `pytest.mark.parametrize("seed", seeds())`. TENANT_STORM_SEED repeats one."""
     given = os.environ.get("TENANT_STORM_SEED")
-    return [given] if given else ["fixed", secrets.token_hex(4)]
+    if given:
+        return [pytest.param(given, id="given")]
+    return [pytest.param("fixed", id="fixed"), pytest.param(secrets.token_hex(4), id="random")]
 
 
-def said(seed, again):
-    """Prints how to repeat a storm, before it begins: the test that hangs is the one that matters."""
-    print(f"storm by seed {seed}; again: TENANT_STORM_SEED={seed} {again}", flush=True)
+def said(seed, where):
+    """Prints how to repeat a storm, before it begins: one that hangs is wanted most."""
+    print(f"storm by seed {seed}; again: make storm STORM_WHERE={where} SEED={seed}", flush=True)

@@ -20,17 +20,16 @@ from lib.tenant import cmdline, descendants
 from lib.wait import wait_until
 
 from . import ledger
-from .machines import PYTHON
-from .schedule import schedule
+from .schedule import FAULTS, schedule
 
 READY = 120  # seconds a tenant may take to be ready again when nothing is wrong any more
 # Ends that a fault explains: bucket unreachable at a start, not stored, rclone killed before it was ready, restart budget.
 EXPLAINED = {69, 71, 74, 75}
 
 
-# By their words: the command of the app is also among those of guardian and supervisor.
+# By their words: the command of the app is also among those of guardian and supervisor. Every app of a storm is Python.
 PROCESSES = {
-    "app": lambda words: words[0] == PYTHON.encode(),
+    "app": lambda words: words[0].rpartition(b"/")[2].startswith(b"python"),
     "supervisor": lambda words: b"supervise" in words[:2],
     "rclone": lambda words: words[0].endswith(b"rclone") and b"--cache-dir" in words,
 }
@@ -96,10 +95,12 @@ class Report:
 class Storm:
     """`make_tenant(env)` gives a new, not started life of the tenant on the same disk, whose app is the writer."""
 
+    faults = FAULTS
+
     def __init__(self, folder, seed, make_tenant, steps=6):
         self.folder = Path(folder)
         self.seed = seed
-        self.plan = schedule(seed, steps)
+        self.plan = schedule(seed, steps, self.faults)
         self.sky = Sky(self.folder)
         self.make_tenant = make_tenant
         self.tenant = None
@@ -123,6 +124,7 @@ class Storm:
     def hit(self, what, number):
         pid = self.below(what)
         if pid is None:
+            self.say(f"(there is no {what} at this moment)")
             return None
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -131,15 +133,20 @@ class Storm:
     # -- lives --
 
     def launch(self):
+        if self.tenant:
+            self.tenant.retire()
         self.tenant = self.make_tenant(self.sky.env())
         self.tenant.start()
 
     def ended(self, how):
         """The tenant has ended: checks what it said against the bucket, and starts it again on its disk, as a platform does."""
-        end = self.tenant.wait(150)
+        # The weather goes on: an outage of two seconds is not one until the deadline of a stop.
+        wait_until(lambda: self.heal() or not self.tenant.running(), 150, lambda: f"{how}: {self.tenant.log()[-2000:]}", every=0.1)
+        end = self.tenant.wait(30)
         self.report.ends[end.code] += 1
         stored = bool(end.verdict and end.verdict["stored"])
-        self.say(f"{how}: exit {end.code}, {'stored' if stored else 'not all stored' if end.verdict else 'no verdict'}")
+        said = f"{'stored' if stored else 'not all stored'}, {end.verdict.get('reason')}" if end.verdict else "no verdict"
+        self.say(f"{how}: exit {end.code}, {said}")
         if stored:
             self.compare(f"after an end that says stored ({how})")
         return end
@@ -271,15 +278,22 @@ class Storm:
         self.launch()
 
     def on_machine_suspended(self, seconds):
+        self.expect_running()
         self.tenant.freeze()
         time.sleep(seconds)
         self.tenant.thaw()
 
     # -- the whole --
 
+    def begin(self):
+        self.sky.start()
+
+    def close(self):
+        self.sky.close()
+
     def run(self):
         """The storm from start to comparison. Problems are in the report, not raised."""
-        self.sky.start()
+        self.begin()
         try:
             self.launch()
             self.tenant.wait_ready(READY)
@@ -293,7 +307,7 @@ class Storm:
             self.heal(everything=True)
             if self.tenant:
                 self.tenant.clean_up()
-            self.sky.close()
+            self.close()
             story = self.story()
             self.report.lives, self.report.acknowledged = story.lives, story.acknowledged
             self.report.app_errors = dict(story.errors)
@@ -301,10 +315,18 @@ class Storm:
 
     def clear_up(self):
         """The weather is fine again: ready by itself, everything uploaded, a clean end, and the bucket is as it must be."""
+        self.clear()
+        began = time.monotonic()
+        if self.ready_again():
+            self.report.slowest_recovery = time.monotonic() - began
+            self.wait(2)
+            self.last_stop()
+
+    def clear(self):
         self.heal(everything=True)
         self.sky.clear()
-        began = time.monotonic()
 
+    def ready_again(self):
         def ready():
             self.expect_running()
             return self.tenant.ready()
@@ -313,10 +335,11 @@ class Storm:
             wait_until(ready, READY, lambda: f"ready again: {self.tenant.log()[-2000:]}", every=0.1)
         except TimeoutError as error:
             self.report.problems.append(str(error))
-            return
-        self.report.slowest_recovery = time.monotonic() - began
+            return False
         self.say("ready again")
-        self.wait(2)
+        return True
+
+    def last_stop(self):
         self.tenant.terminate()
         end = self.ended("stopped at the end")
         if end.code != 0:
