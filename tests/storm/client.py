@@ -1,6 +1,6 @@
 """The client of a storm over basic-memory: writes, edits, moves, deletes and reads notes over MCP, and keeps the ledger outside the tenant.
 
-One call at a time, in a thread of the storm. The ledger's names are paths of files in the project's folder, a content is the lines of a
+Each client is a thread of the storm, makes one call at a time and has notes of its own. The ledger's names are paths of files in the project's folder, a content is the lines of a
 note's body that are not empty (`body`): what basic-memory adds at the top of a file, and how many empty lines it puts between two edits,
 is its own affair.
 
@@ -9,6 +9,7 @@ again. Only a call that nobody can have heard (connection refused, a session tha
 """
 
 import json
+import os
 import random
 import threading
 import time
@@ -18,8 +19,8 @@ from lib.mcp import McpClient, McpError
 from .writer import digest
 
 DIRECTORY, ELSEWHERE = "notes", "moved"
-MOST = 10  # notes at a time
-PATIENCE = 20  # seconds a call may take
+MOST = 6  # notes at a time
+PATIENCE = 10  # seconds a call may take
 
 
 def body(text):
@@ -32,38 +33,30 @@ def body(text):
 class Client(threading.Thread):
     """`address()` gives the URL of the life that is there, `settled(path)` says whether basic-memory has no work left with a file."""
 
-    def __init__(self, ledger, seed, address, settled):
-        super().__init__(name="client", daemon=True)
-        self.ledger = open(ledger, "a", buffering=1)
-        self.random = random.Random(f"client/{seed}")
+    def __init__(self, number, ledger, seed, address, settled):
+        super().__init__(name=f"client {number}", daemon=True)
+        self.me = number
+        self.ledger = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self.random = random.Random(f"{seed}/client {number}")
         self.address, self.settled = address, settled
         self.notes = {}  # path: (identifier, text)
         self.number = 0
         self.session = None
-        self.ending, self.pausing, self.idle = threading.Event(), threading.Event(), threading.Event()
+        self.ending = threading.Event()
 
     def note(self, **fields):
-        self.ledger.write(json.dumps({"t": round(time.time(), 3), **fields}) + "\n")
+        os.write(self.ledger, (json.dumps({"t": round(time.time(), 3), **fields}) + "\n").encode())
 
     def run(self):
         while not self.ending.is_set():
-            if self.pausing.is_set() or not self.connected():
-                if self.pausing.is_set():
-                    self.idle.set()
-                self.ending.wait(0.2)
-                continue
-            self.step()
-            self.ending.wait(self.random.choice((0, 0, 0.02, 0.2)))
-        self.ledger.close()
-
-    def pause(self):
-        """No further calls; returns when the last one is answered."""
-        self.pausing.set()
-        self.idle.wait(2 * PATIENCE)
+            if self.connected():
+                self.step()
+            self.ending.wait(self.random.choice((0, 0, 0.02, 0.2)) if self.session else 0.2)
+        os.close(self.ledger)
 
     def end(self):
         self.ending.set()
-        self.join(2 * PATIENCE)
+        self.join(3 * PATIENCE)
 
     def connected(self):
         if self.session is None and (address := self.address()):
@@ -106,7 +99,7 @@ class Client(threading.Thread):
 
     def attempt(self, what, tool, succeeded, entry, arguments):
         """One call that changes something, with its lines in the ledger (`what`, `entry`). Its answer, when it was carried out."""
-        number = str(self.number)
+        number = f"{self.me}.{self.number}"
         self.note(begin=number, op=what, **entry)
         answer = self.call(tool, **arguments)
         if answer is False:
@@ -121,7 +114,7 @@ class Client(threading.Thread):
         return answer
 
     def words(self):
-        return f"call {self.number} " + "w" * self.random.randrange(1, self.random.choice((30, 300, 3000)))
+        return f"call {self.me}.{self.number} " + "w" * self.random.randrange(1, self.random.choice((30, 300, 3000)))
 
     def put(self, path, text, tool, **arguments):
         data = body(text)
@@ -131,7 +124,7 @@ class Client(threading.Thread):
             self.notes[path] = (answer["permalink"], text)
 
     def do_write(self):
-        title = f"Note {self.number}"
+        title = f"Note {self.me} {self.number}"
         text = f"# {title}\n{self.words()}"
         self.put(f"{DIRECTORY}/{title}.md", text, "write_note", title=title, directory=DIRECTORY, content=text)
 

@@ -1,6 +1,6 @@
 """A storm over the whole tenant: basic-memory as its app, a bucket and an index database, each behind a network that fails.
 
-A client outside calls basic-memory over MCP and logs every acknowledged call (`client.py`). Afterwards the ledger, the bucket and both
+Clients outside call basic-memory over MCP and log every acknowledged call (`client.py`). Afterwards the ledger, the bucket and both
 copies of the index are compared.
 
 What counts as lost. basic-memory answers a call when the note is in its own database (`memory.db`, on the machine's disk); its file is
@@ -36,6 +36,7 @@ from .schedule import FAULTS
 from .storm import Storm
 
 PROJECT = "main"  # its folder in the bucket
+CLIENTS = 3
 DATABASE_FAULTS = {
     "database refuses": (2, 0.5, 8),
     "database silent": (2, 0.5, 8),
@@ -87,7 +88,8 @@ class NotesStorm(Storm):
         self.database = FaultProxy(self.sqld.port)
         super().__init__(folder, seed, self.machine, steps)
         self.memory = Memory(folder / "disk/app/memory.db")
-        self.client = Client(self.ledger, seed, lambda: self.tenant and self.tenant.mcp_url(), self.memory.settled)
+        self.clients = [Client(number, self.ledger, seed, lambda: self.tenant and self.tenant.mcp_url(), self.memory.settled)
+                        for number in range(CLIENTS)]
 
     def machine(self, env):
         return WithNotes(self.folder / "disk", env, self.sqld.url_at(self.database.port))
@@ -96,10 +98,17 @@ class NotesStorm(Storm):
         super().begin()
         self.sqld.start()
         self.database.start()
-        self.client.start()
+        for client in self.clients:
+            client.start()
+
+    def go_home(self):
+        for client in self.clients:
+            client.ending.set()
+        for client in self.clients:
+            client.end()
 
     def close(self):
-        self.client.end()
+        self.go_home()
         super().close()
         self.database.close()
         self.sqld.kill()
@@ -129,7 +138,7 @@ class NotesStorm(Storm):
 
     def last_stop(self):
         """One more start, at which basic-memory writes what it could not write, and the end of it all."""
-        self.client.pause()
+        self.go_home()
         self.tenant.terminate()
         self.ended("stopped, for one more start")
         self.launch()
