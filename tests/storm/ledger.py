@@ -44,7 +44,6 @@ class Story:
     wrong: list = field(default_factory=list)  # what a reader saw that no one had written, in words
     acknowledged: int = 0
     errors: Counter = field(default_factory=Counter)
-    lives: int = 0
 
     def states(self, name):
         return self.may_be.setdefault(name, {ABSENT})
@@ -76,7 +75,6 @@ def read(lines):
         except ValueError:
             continue  # the machine ended in the middle of the line: before the operation, or after it and unheard
         if "look" in entry:
-            story.lives += 1
             for begin in open_.values():
                 _may_have_happened(story, begin)
             open_.clear()

@@ -19,6 +19,7 @@ are those in the bucket, with the text that is in the bucket.
 """
 
 import contextlib
+import random
 import sqlite3
 import time
 from contextlib import closing
@@ -87,6 +88,7 @@ class NotesStorm(Storm):
         self.sqld = Sqld(folder, binary=sqld_binary, auth=True)
         self.database = FaultProxy(self.sqld.port)
         super().__init__(folder, seed, self.machine, steps)
+        self.chance = random.Random(f"{seed}/moments")
         self.memory = Memory(folder / "disk/app/memory.db")
         self.clients = [Client(number, self.ledger, seed, lambda: self.tenant and self.tenant.mcp_url(), self.memory.settled)
                         for number in range(CLIENTS)]
@@ -100,6 +102,18 @@ class NotesStorm(Storm):
         self.database.start()
         for client in self.clients:
             client.start()
+
+    def strike(self, step):
+        """basic-memory takes seconds to start. Most faults wait until it works again, and some hit the start."""
+        if self.chance.random() < 0.7:
+            self.wait_working()
+        super().strike(step)
+
+    def wait_working(self, most=30):
+        """Until a few more calls were acknowledged, or `most` seconds."""
+        wanted, end = self.story().acknowledged + 4, time.monotonic() + most
+        while self.story().acknowledged < wanted and time.monotonic() < end:
+            self.wait(0.2)
 
     def go_home(self):
         for client in self.clients:

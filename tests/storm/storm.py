@@ -77,7 +77,7 @@ class Report:
     seed: object
     steps: list = field(default_factory=list)  # what happened, in words, with the time
     problems: list = field(default_factory=list)
-    lives: int = 0
+    lives: int = 0  # starts of the tenant
     acknowledged: int = 0
     app_errors: dict = field(default_factory=dict)
     ends: Counter = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Report:
     def words(self):
         if self.said:
             return self.said
-        kept = [f"seed {self.seed}: {self.acknowledged} acknowledged, {self.lives} lives of the writer, ends {dict(self.ends)}, "
+        kept = [f"seed {self.seed}: {self.acknowledged} acknowledged, {self.lives} starts, ends {dict(self.ends)}, "
                 f"errors at the app {self.app_errors}, ready {self.slowest_recovery:.1f} s after the last fault"]
         return "\n".join(kept + [f"  {step}" for step in self.steps] + [f"  PROBLEM: {problem}" for problem in self.problems])
 
@@ -137,6 +137,7 @@ class Storm:
             self.tenant.retire()
         self.tenant = self.make_tenant(self.sky.env())
         self.tenant.start()
+        self.report.lives += 1
 
     def ended(self, how):
         """The tenant has ended: checks what it said against the bucket, and starts it again on its disk, as a platform does."""
@@ -309,7 +310,7 @@ class Storm:
                 self.tenant.clean_up()
             self.close()
             story = self.story()
-            self.report.lives, self.report.acknowledged = story.lives, story.acknowledged
+            self.report.acknowledged = story.acknowledged
             self.report.app_errors = dict(story.errors)
         return self.report
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from storm import ledger
+from storm.client import body
 from storm.writer import digest
 
 OLD, NEW = b"old words\n", b"new words\n"
@@ -68,3 +69,24 @@ def test_what_a_reader_sees_must_have_been_written():
 def test_a_line_that_was_cut_short_is_no_promise():
     story = ledger.read([*(json.dumps(entry) for entry in ({"look": 1}, *WRITTEN)), '{"begin": "2", "op": "dele'])
     assert found(story, {"a": OLD}) == []
+
+
+def test_a_call_that_nobody_heard_has_changed_nothing():
+    story = told(*WRITTEN, put("2", "a", NEW), {"refused": "2"})
+    assert found(story, {"a": OLD}) == []
+    assert len(found(story, {"a": NEW})) == 1
+
+
+def test_an_answer_that_is_not_what_was_acknowledged_is_found_whatever_is_stored():
+    story = told(*WRITTEN, {"misread": "a", "size": 0, "sha": digest(b"")})
+    assert len(found(story, {"a": OLD})) == 1
+
+
+@pytest.mark.parametrize("text", ["---\ntitle: A\n---\n\n# A\none\n\n\ntwo", "# A\none\ntwo\n", "---\ntitle: A\n---\n# A\n\none\ntwo  \n"])
+def test_a_note_is_its_lines(text):
+    assert body(text) == b"# A\none\ntwo"
+
+
+@pytest.mark.parametrize("text", ["---\ntitle: A\n---\n\n# A\ntwo\none", "# A\none", "# A\none\ntw", ""])
+def test_a_note_that_lacks_a_word_is_another(text):
+    assert body(text) != b"# A\none\ntwo"
