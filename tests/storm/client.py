@@ -74,10 +74,11 @@ class Client(threading.Thread):
         action = self.random.choices(("write", "edit", "replace", "delete", "move", "read"), (4, 4, 2, 1, 1, 3))[0]
         if path is None or (action == "write" and len(self.notes) < MOST):
             return self.do_write()
-        if action in ("delete", "move") and not self.settled(path):
-            action = "edit"
         if action == "write":
-            action = "delete" if self.settled(path) else "read"
+            action = "delete"
+        # See notes.py: what is asked for before the last change is a file is a race inside basic-memory.
+        if action != "read" and not self.settled(path):
+            action = "read"
         return getattr(self, f"do_{action}")(path)
 
     def call(self, tool, **arguments):

@@ -1,0 +1,41 @@
+"""A start on a disk with unsent files, while the bucket goes away: the files are what they were, whenever rclone can upload them."""
+
+import contextlib
+import os
+
+import pytest
+
+from lib.faultproxy import FaultProxy
+from lib.wait import wait_until
+
+
+@pytest.mark.parametrize("outage", [2, 3, 4, 5, 6])
+def test_unsent_files_are_whole_after_a_start_during_an_outage(make_tenant, s3_server, outage):
+    with FaultProxy(s3_server.port) as bucket:
+        env = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{bucket.port}"}
+        expected = {f"folder-{number % 3}/note {number}.md": f"note {number}\n" * (1 + 40 * number) for number in range(30)}
+        tenant = make_tenant(s3_server, env=env).start().wait_ready()
+        for name in expected:
+            (tenant.mount / name).parent.mkdir(exist_ok=True)
+            assert os.listdir((tenant.mount / name).parent) == []  # known from now on
+        bucket.status(503)
+        for name, text in expected.items():
+            (tenant.mount / name).write_text(text)
+        tenant.kill()
+        bucket.ok()
+
+        away = bucket.before_next(b"prefix=folder-2", bucket.refuse)
+        again = make_tenant(s3_server, env=env).start()
+        assert away.wait(30)
+        with contextlib.suppress(TimeoutError):
+            wait_until(again.ready, outage)
+            pytest.fail("it was ready without its bucket")
+        bucket.ok()
+        again.wait_ready()
+        assert {name: len((again.mount / name).read_text()) for name in expected} == {name: len(text) for name, text in expected.items()}
+        for name in expected:
+            with open(again.mount / name, "a") as f:
+                f.write("appended\n")
+            expected[name] += "appended\n"
+        assert again.stop().code == 0
+        assert {name: s3_server.read(name) for name in s3_server.objects()} == expected
