@@ -12,11 +12,13 @@
 //! | `clocks`, `resume` | was this machine away, and what is looked at again then |
 //! | `keys` | when the keys are asked for again, and when rclone gets new ones |
 //! | `pressure` | when nothing more is accepted, and what that means for the app |
+//! | `audit` | what follows when the bucket has not what rclone says it stored or deleted |
 //! | `stop` | the stop phases under one deadline |
 //! | `health` | ready or not and why; the snapshot |
 //! | `verdict` | what is said at the end, and the exit code |
 
 pub mod action;
+pub mod audit;
 pub mod backoff;
 pub mod clocks;
 pub mod event;

@@ -35,6 +35,8 @@ use secrecy::ExposeSecret;
 
 use crate::credentials;
 pub use error::StorageError;
+pub(crate) use object::AUTHOR;
+pub use object::{Head, Placed};
 pub(crate) use error::describe_skew;
 
 /// How long a request to the bucket may take.

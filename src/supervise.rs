@@ -5,6 +5,7 @@
 //! and `status` read nothing else. `/livez` asks this loop itself (`ping`), so it needs no heartbeat and no wake-ups.
 
 mod application;
+mod auditing;
 mod clocks;
 mod effects;
 pub mod finish;

@@ -139,6 +139,8 @@ pub enum MountEvent {
     },
     /// The mount is gone or dead although rclone is not.
     Lost(String),
+    /// A rename failed, and rclone would store under its new name what is written to that file from now on.
+    Crooked(String),
     /// `Action::Reconnect` has succeeded: calls go to the new rclone.
     Reconnected,
     /// It has not.

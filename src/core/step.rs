@@ -121,6 +121,10 @@ impl State {
             }
             MountEvent::Exited { .. } => Vec::new(),
             MountEvent::Lost(words) => self.mount_failed("lost", Failure::new(Exit::Budget, words), now),
+            MountEvent::Crooked(words) => {
+                let words = format!("a rename failed, and rclone has to be started again after that: {words}");
+                self.mounter_lost("rename", Failure::new(Exit::Budget, words), now)
+            }
             MountEvent::Reconnected => self.reconnected(now),
             MountEvent::ReconnectFailed(failure) => self.reconnect_failed(failure, now),
             MountEvent::Health(health) => self.mount_probed(health, now),

@@ -16,6 +16,7 @@ use super::mountinfo::REMOTE;
 use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
+use crate::storage::AUTHOR;
 
 /// Longest path a Unix socket can have: sun_path of unix(7) without its final NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -76,6 +77,8 @@ pub struct Spec<'a> {
     pub nfs: Option<NfsPorts<'a>>,
     /// NFS only: the kernel has the mount already, rclone shall only serve it.
     pub mounted: bool,
+    /// Mark of the objects that are uploaded from this cache.
+    pub author: &'a str,
 }
 
 /// The two ports of the NFS path and the directory of the file handles.
@@ -142,11 +145,15 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     let mut socket = OsString::from("unix://");
     socket.push(&spec.run.socket);
     flag("--rc-addr", &socket);
-    // INFO is where rclone names the files that leave its cache: the tombstones are made of that.
+    // INFO is where rclone names the files that leave its cache: the ledger is made of that.
     flag("--log-level", "INFO".as_ref());
     // Not plain stderr: Go ends a program whose write to descriptor 1 or 2 finds nobody reading. Opened anew, the same pipe
     // gives an error that rclone ignores, so a dead supervisor does not take the upload queue with it.
     flag("--log-file", "/proc/self/fd/2".as_ref());
+    flag(
+        "--header-upload",
+        format!("X-Amz-Meta-{AUTHOR}: {}", spec.author).as_ref(),
+    );
     if is_tigris(spec.endpoint) {
         // Without it a bucket in several regions may answer with an old version.
         flag("--header", "X-Tigris-Consistent: true".as_ref());
@@ -315,6 +322,7 @@ mod tests {
             allow_other,
             nfs: (driver == Driver::Nfs).then_some(nfs),
             mounted,
+            author: "0123",
         };
         let words: Vec<String> = arguments(&spec)
             .into_iter()
@@ -326,6 +334,7 @@ mod tests {
     #[test]
     fn nfs_goes_through_the_guard() {
         let line = line(Driver::Nfs, true);
+        assert!(line.contains("--header-upload X-Amz-Meta-tenant-init: 0123 "), "{line}");
         assert!(line.starts_with("nfsmount tenant:notes /data --addr 127.0.0.1:4001 -o port=4002,mountport=4002,"));
         for option in [
             "nolock",

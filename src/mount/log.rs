@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::watch;
 
-use super::tombstones::Tombstones;
+use super::ledger::Ledger;
 
 /// Longer lines are cut into pieces of this many bytes.
 const LINE_MAX: u64 = 16 * 1024;
@@ -26,7 +27,9 @@ const TAIL: usize = 8;
 #[derive(Debug, Clone, Default)]
 pub struct LogTail {
     tail: Arc<Mutex<Tail>>,
-    tombstones: Tombstones,
+    ledger: Ledger,
+    /// The last rename of a file that failed.
+    failed_rename: Arc<watch::Sender<Option<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +41,12 @@ struct Tail {
 }
 
 impl LogTail {
-    /// Deletions found in the log go to `tombstones`.
-    pub(super) fn new(tombstones: Tombstones) -> LogTail {
+    /// What the log says of files goes to `ledger`.
+    pub(super) fn new(ledger: Ledger) -> LogTail {
         LogTail {
             tail: Arc::default(),
-            tombstones,
+            ledger,
+            failed_rename: Arc::default(),
         }
     }
 
@@ -70,13 +74,26 @@ impl LogTail {
         self.with(|tail| tail.upload_failure.clone())
     }
 
+    /// Waits for a rename of a file to fail; the name it was to get, and why. Cancel safe.
+    pub(super) async fn failed_rename(&self) -> String {
+        let mut failed = self.failed_rename.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(words) => words.clone().unwrap_or_default(),
+            // It is part of what is borrowed here.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
         work(&mut self.tail.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn note(&self, line: &Line) {
-        self.tombstones
+        self.ledger
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
+        if let (Some(why), Some(object)) = (line.message.strip_prefix("File.Rename error: "), &line.object) {
+            self.failed_rename.send_replace(Some(format!("{object}: {why}")));
+        }
         self.with(|tail| {
             if let Some(why) = failed_upload(&line.message) {
                 tail.upload_failures += 1;

@@ -18,21 +18,22 @@
 //! * all of a file counts so when the description names no object that it could have come from;
 //! * a file whose description lies under another name gets it back;
 //! * a complete file of another length than its description, which says that it is sent, is described as not sent;
+//! * so is one that is on the ledger as not compared with the bucket yet;
 //! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
 //! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone.
 //!
-//! What remains: a file renamed over one of the same length while that was being uploaded, just before a kill; bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
+//! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::unistd::{Whence, lseek};
 use serde_json::{Value, json};
 
 use super::mountinfo::REMOTE;
-use super::pending::{Meta, Range, read_meta, walk};
+use super::pending::{Meta, Range, is_complete, read_meta, walk};
 
 /// rclone gives a cached file its modification time in whole nanoseconds; file systems may keep less.
 const SAME_TIME: Duration = Duration::from_millis(2);
@@ -46,8 +47,9 @@ pub(super) struct Mended {
     pub set_aside: Vec<String>,
 }
 
-/// Makes the metadata of `bucket` whole. No rclone may run on this cache.
-pub(super) fn mend(cache_dir: &Path, bucket: &str) -> io::Result<Mended> {
+/// Makes the metadata of `bucket` whole. No rclone may run on this cache. `unproven`: names of files that nobody has found in the bucket
+/// since rclone last said something about them.
+pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) -> io::Result<Mended> {
     let files = cache_dir.join("vfs").join(REMOTE).join(bucket);
     let metas = cache_dir.join("vfsMeta").join(REMOTE).join(bucket);
     let mut mended = Mended::default();
@@ -70,7 +72,9 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str) -> io::Result<Mended> {
             } else if match &described {
                 None => true,
                 // A partly read file of which the bucket has a new version is nobody's write.
-                Some(meta) => !meta.describes(&found) && is_complete(file, found.len())?,
+                Some(meta) => {
+                    (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?
+                }
             } {
                 broken.push((file.to_owned(), name));
             }
@@ -140,12 +144,6 @@ fn moved(files: &Path, metas: &Path) -> io::Result<Vec<Moved>> {
     Ok(found)
 }
 
-/// Has the file no holes? A file system that knows none says so too.
-fn is_complete(path: &Path, length: u64) -> io::Result<bool> {
-    let hole = lseek(File::open(path)?, 0, Whence::SeekHole)?;
-    Ok(u64::try_from(hole).is_ok_and(|hole| hole >= length))
-}
-
 /// Corrects the description of a dirty file of `length` bytes. Was there anything to correct?
 fn correct(cache_dir: &Path, path: &Path, meta: &Meta, length: u64) -> io::Result<bool> {
     let described = meta.ranges.clone().unwrap_or_default();
@@ -208,6 +206,7 @@ fn replace(cache_dir: &Path, path: &Path, meta: &Value) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::{Seek, SeekFrom, Write};
 
     use super::super::pending::{doubtful, unsent};
@@ -231,7 +230,12 @@ mod tests {
         }
 
         fn mend(&self) -> Mended {
-            mend(self.0.path(), "notes").unwrap()
+            self.mend_with(&[])
+        }
+
+        fn mend_with(&self, unproven: &[&str]) -> Mended {
+            let unproven = unproven.iter().map(|name| (*name).to_owned()).collect();
+            mend(self.0.path(), "notes", &unproven).unwrap()
         }
 
         fn unsent(&self) -> Vec<String> {
@@ -347,6 +351,18 @@ mod tests {
         );
         assert_eq!(cache.mend().requeued, ["note.md"]);
         assert!(cache.file("partly.bin").exists());
+    }
+
+    #[test]
+    fn a_file_of_the_same_length_is_sent_when_nobody_has_seen_it_in_the_bucket() {
+        let cache = cache();
+        let sent = r#"{"ModTime":"2026-11-23T18:13:12Z","ATime":"2026-11-23T18:13:12Z","Size":4,"Rs":[{"Pos":0,"Size":4}],"Fingerprint":"4","Dirty":false}"#;
+        for name in ["note.md", "other.md"] {
+            fs::write(cache.meta(name), sent).unwrap();
+            fs::write(cache.file(name), "news").unwrap();
+        }
+        assert_eq!(cache.mend_with(&["note.md", "gone.md"]).requeued, ["note.md"]);
+        assert_eq!(cache.unsent(), ["note.md"]);
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! word on "is everything stored": it needs no living rclone, and it knows files that are open and not yet in the queue.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
 use super::mountinfo::REMOTE;
@@ -156,6 +157,12 @@ pub(super) fn cached_bytes(cache_dir: &Path) -> u64 {
     // A file that vanishes meanwhile only makes the estimate lower.
     drop(counted);
     blocks * 512
+}
+
+/// Has the file no holes? A file system that knows none says so too.
+pub(super) fn is_complete(path: &Path, length: u64) -> io::Result<bool> {
+    let hole = lseek(File::open(path)?, 0, Whence::SeekHole)?;
+    Ok(u64::try_from(hole).is_ok_and(|hole| hole >= length))
 }
 
 /// Calls `visit` with the path and the name relative to `root` of each file below it. Iterative: depth is the tenant's.

@@ -26,6 +26,7 @@ use super::command::{self, NfsPorts, RunFiles, Spec};
 use super::error::MountError;
 use super::guard::{Handle, Observer};
 use super::health::Memory;
+use super::ledger::Ledger;
 use super::link::Link;
 use super::log::{self, LogTail};
 use super::mend;
@@ -33,7 +34,6 @@ use super::pending::{self, Pending};
 use super::prober::Prober;
 use super::queue::Tracker;
 use super::rc::Rc;
-use super::tombstones::Tombstones;
 use super::unmount::{self, Extent};
 use crate::config::Mount;
 use crate::core::event::Driver;
@@ -52,8 +52,8 @@ pub struct Plan {
     pub uid: u32,
     /// Group of all files.
     pub gid: u32,
-    /// Where deletions are remembered until the bucket has carried them out.
-    pub tombstones: Tombstones,
+    /// What the bucket must have.
+    pub ledger: Ledger,
     /// How readily the kernel kills rclone for memory (-1000 to 1000, proc_pid_oom_score_adj(5)); `None` inherits ours.
     pub oom_score_adj: Option<i16>,
     /// Is told of every operation on an NFS mount. (On FUSE nothing of ours sees them.)
@@ -163,7 +163,13 @@ impl Session {
         let mounted = present.is_some();
         let run = RunFiles::below(&plan.mount.run_dir)?;
         write_configuration(&run, &plan.storage)?;
-        let found = mend_cache(&claim.cache_dir, &plan.storage.bucket).await?;
+        plan.ledger
+            .open(&claim.cache_dir)
+            .map_err(|source| MountError::Cache {
+                path: claim.cache_dir.clone(),
+                source,
+            })?;
+        let found = mend_cache(&claim.cache_dir, &plan.storage.bucket, &plan.ledger).await?;
         let write_back = plan.mount.write_back;
         let mount = Mount {
             cache_dir: claim.cache_dir.clone(),
@@ -201,8 +207,9 @@ impl Session {
                 handles: &nfs.handles,
             }),
             mounted,
+            author: &plan.ledger.author(),
         });
-        let log = LogTail::new(plan.tombstones.clone());
+        let log = LogTail::new(plan.ledger.clone());
         let mut child = Command::new(&mount.rclone)
             .args(arguments)
             .env_clear()
@@ -332,6 +339,16 @@ impl Session {
         status.unwrap_or_else(|| ExitStatus::from_raw(0xff00))
     }
 
+    /// Waits until rclone is not to be trusted with its files any more: on FUSE, when a rename has failed. It finds the file under
+    /// its old name then, takes it for one of the new name, and would store there what is written to it. (On NFS the guard puts
+    /// that right.) Says what happened, in words. Cancel safe.
+    pub async fn crooked(&self) -> String {
+        match self.0.driver {
+            Driver::Fuse => self.0.log.failed_rename().await,
+            Driver::Nfs => std::future::pending().await,
+        }
+    }
+
     /// Ends rclone: TERM to its group, KILL after `limit`; then removes the key's file and the socket. rclone drops its
     /// upload queue at once (the files stay in the cache), so drain first.
     pub async fn terminate(&self, limit: Duration) -> ExitStatus {
@@ -383,10 +400,11 @@ fn remove(result: io::Result<()>, path: &Path) {
 }
 
 /// Saves what a killed rclone would make the next one delete, and says so. Returns the unsent files.
-async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<Vec<Pending>, MountError> {
+async fn mend_cache(cache_dir: &Path, bucket: &str, ledger: &Ledger) -> Result<Vec<Pending>, MountError> {
     let (directory, name) = (cache_dir.to_owned(), bucket.to_owned());
+    let unproven = ledger.unproven().into_iter().collect();
     let mending = tokio::task::spawn_blocking(move || {
-        let mended = mend::mend(&directory, &name)?;
+        let mended = mend::mend(&directory, &name, &unproven)?;
         Ok((mended, pending::unsent(&directory, &name)?))
     })
     .await;
@@ -400,7 +418,7 @@ async fn mend_cache(cache_dir: &Path, bucket: &str) -> Result<Vec<Pending>, Moun
         let files = mended.requeued.join(", ");
         tracing::warn!(
             files,
-            "rclone was killed while it described these files; they are sent (again)"
+            "rclone ended before it was certain that these files are stored; they are sent (again)"
         );
     }
     if !mended.set_aside.is_empty() {

@@ -1,12 +1,49 @@
 //! Small objects of our own, below `.tenant-init/` in the tenant's bucket. The tenant's files are the mounter's business.
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::{Bucket, StorageError, error};
 
 /// An object of ours that is larger was not written by us.
 const LARGEST: usize = 1024 * 1024;
+
+/// Metadata that names the cache an object was uploaded from (`x-amz-meta-…`, in any case).
+pub(crate) const AUTHOR: &str = "tenant-init";
+
+/// Bytes a second that an upload has at least.
+const SLOWEST: u64 = 1024 * 1024;
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes.
+    pub size: u64,
+    /// Without its quotes.
+    pub etag: String,
+    /// Which cache it was uploaded from, if that was said.
+    pub author: Option<String>,
+    /// By the store's clock, in whole seconds.
+    pub modified: jiff::Timestamp,
+}
+
+/// How a conditional upload ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is there, with this ETag (without quotes).
+    Stored {
+        /// The ETag.
+        etag: String,
+    },
+    /// Something else is there by now; nothing was done.
+    Changed,
+}
 
 impl Bucket {
     /// Reads a small object; `None` when there is none.
@@ -37,11 +74,11 @@ impl Bucket {
         Ok(Some(bytes))
     }
 
-    /// When an object was last modified, by the store's clock (whole seconds); `None` when there is none.
+    /// What is known of an object; `None` when there is none.
     ///
     /// # Errors
     /// As [`Bucket::probe`].
-    pub async fn modified(&self, key: &str) -> Result<Option<jiff::Timestamp>, StorageError> {
+    pub async fn head(&self, key: &str) -> Result<Option<Head>, StorageError> {
         match self
             .client
             .head_object()
@@ -50,11 +87,64 @@ impl Bucket {
             .send()
             .await
         {
-            // Without a date it counts as new: nothing is deleted on a guess.
-            Ok(found) => Ok(Some(found.last_modified().map_or(jiff::Timestamp::MAX, |time| {
-                jiff::Timestamp::from_second(time.secs()).unwrap_or(jiff::Timestamp::MAX)
-            }))),
+            Ok(found) => Ok(Some(Head {
+                size: found.content_length().and_then(|size| size.try_into().ok()).unwrap_or(0),
+                etag: plain(found.e_tag()),
+                author: found.metadata().and_then(author),
+                // Without a date it counts as new: nothing is deleted on a guess.
+                modified: found.last_modified().map_or(jiff::Timestamp::MAX, |time| {
+                    jiff::Timestamp::from_second(time.secs()).unwrap_or(jiff::Timestamp::MAX)
+                }),
+            })),
             Err(SdkError::ServiceError(failure)) if failure.err().is_not_found() => Ok(None),
+            Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
+        }
+    }
+
+    /// Uploads the file at `path` provided that the object with the ETag `replaces` is still there, or none if there was none. (A
+    /// store that knows no conditions takes it in any case.) As rclone does it: with the file's modification time, and marked with `author`.
+    ///
+    /// # Errors
+    /// As [`Bucket::probe`], and [`StorageError::Unreachable`] when the file cannot be read.
+    pub async fn put_file(
+        &self,
+        key: &str,
+        path: &Path,
+        replaces: Option<&str>,
+        by: &str,
+    ) -> Result<Placed, StorageError> {
+        let unread = |_| error::cut_off(&self.target);
+        let found = std::fs::metadata(path).map_err(unread)?;
+        let body = ByteStream::from_path(path)
+            .await
+            .map_err(|_| error::cut_off(&self.target))?;
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.target.bucket)
+            .key(key)
+            .metadata(AUTHOR, by)
+            .body(body);
+        let put = match found.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok()) {
+            Some(time) => put.metadata("mtime", format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())),
+            None => put,
+        };
+        let put = match replaces {
+            Some(etag) => put.if_match(format!("\"{etag}\"")),
+            None => put.if_none_match("*"),
+        };
+        let slow = Duration::from_secs(found.len() / SLOWEST);
+        let times = TimeoutConfig::builder()
+            .connect_timeout(self.target.timeouts.connect)
+            .operation_attempt_timeout(self.target.timeouts.attempt + slow)
+            .operation_timeout(self.target.timeouts.operation + slow)
+            .build();
+        let settings = aws_sdk_s3::config::Builder::new().timeout_config(times);
+        match put.customize().config_override(settings).send().await {
+            Ok(stored) => Ok(Placed::Stored {
+                etag: plain(stored.e_tag()),
+            }),
+            Err(failure) if matches!(status(&failure), Some(409 | 412)) => Ok(Placed::Changed),
             Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
         }
     }
@@ -93,4 +183,17 @@ impl Bucket {
             Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
         }
     }
+}
+
+fn plain(etag: Option<&str>) -> String {
+    etag.unwrap_or_default().trim_matches('"').to_ascii_lowercase()
+}
+
+fn author(metadata: &HashMap<String, String>) -> Option<String> {
+    let found = metadata.iter().find(|(name, _)| name.eq_ignore_ascii_case(AUTHOR));
+    found.map(|(_, author)| author.clone())
+}
+
+fn status(failure: &SdkError<PutObjectError>) -> Option<u16> {
+    failure.raw_response().map(|response| response.status().as_u16())
 }

@@ -47,6 +47,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Folders that rclone may have listed with objects that were then deleted.
     pub stale_folders: RefCell<BTreeSet<String>>,
+    /// The ledger is being compared with the bucket.
+    pub auditing: Cell<bool>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
     /// Of these, because the store asked us to slow down.
@@ -99,6 +101,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             stale_folders: RefCell::default(),
+            auditing: Cell::default(),
             upload_failures: Cell::default(),
             slow_downs: Cell::default(),
             app: RefCell::default(),

@@ -11,7 +11,7 @@ use crate::core::verdict::{Cause, Verdict, decide};
 use crate::exit::Exit;
 use crate::mount::pending;
 use crate::supervise::effects::Shared;
-use crate::supervise::mounting;
+use crate::supervise::{auditing, mounting};
 
 fn marker(config: &Config) -> PathBuf {
     config.mount.cache_dir.join("last-verdict.json")
@@ -22,28 +22,8 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
     // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
     mounting::release(shared).await;
     let config = &shared.config;
-    let mut names = shared.bucket.borrow().as_deref().map_or_else(Vec::new, |bucket| {
-        let mut names = unsent(config, bucket);
-        // After an rclone that was killed its notes may say "sent" of what was never sent.
-        if !shared.drained.get() {
-            names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
-            names.sort();
-            names.dedup();
-        }
-        names
-    });
-    if let Some(tenant) = shared.tenant() {
-        names.extend(
-            tenant
-                .tombstones
-                .all()
-                .into_iter()
-                // The self-test's scratch files are nobody's data.
-                .filter(|(name, _)| !name.starts_with(".tenant-init/"))
-                .map(|(name, _)| format!("{name} (to be deleted)")),
-        );
-        mounting::keep_deletions(shared);
-    }
+    let names = not_stored(shared);
+    auditing::keep(shared);
     let index_pending = match shared.tenant() {
         Some(tenant) => match &tenant.index {
             Some(index) => index.pending().await,
@@ -54,6 +34,34 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
     let verdict = decide(cause, shared.served.get(), names, index_pending, stop_seconds);
     write_marker(config, &verdict);
     verdict
+}
+
+/// Names of files that are not in the bucket, and then of those that still are and must not be.
+fn not_stored(shared: &Shared) -> Vec<String> {
+    let config = &shared.config;
+    let bucket = shared.bucket.borrow().clone();
+    let mut names = bucket.as_deref().map_or_else(Vec::new, |bucket| unsent(config, bucket));
+    // After an rclone that was killed its notes may say "sent" of what was never sent.
+    let doubt = !shared.drained.get();
+    if let Some(bucket) = bucket.as_deref().filter(|_| doubt) {
+        names.extend(pending::doubtful(&config.mount.cache_dir, bucket).unwrap_or_default());
+    }
+    let mut left = Vec::new();
+    if let Some(tenant) = shared.tenant() {
+        names.extend(tenant.ledger.wrong());
+        if doubt {
+            names.extend(tenant.ledger.queued());
+        }
+        left.extend(tenant.ledger.deletions().into_iter().map(|(name, _)| name));
+    }
+    // The self-test's scratch files are nobody's data.
+    for list in [&mut names, &mut left] {
+        list.retain(|name| !name.starts_with(".tenant-init/"));
+        list.sort();
+        list.dedup();
+    }
+    names.extend(left.into_iter().map(|name| format!("{name} (to be deleted)")));
+    names
 }
 
 fn write_marker(config: &Config, verdict: &Verdict) {

@@ -129,6 +129,14 @@ async fn finish_lease(
     }
     let cache_dir = &shared.config.mount.cache_dir;
     if identity::another_machine_wrote_since(cache_dir, &granted.database_id, granted.epoch) {
+        // What was to be deleted or uploaded then is not ours to decide any more.
+        if let Some(tenant) = shared.tenant() {
+            let failed = |error| {
+                let words = format!("{}: the ledger cannot be written: {error}", cache_dir.display());
+                LeaseRefusal::Failed(Failure::new(Exit::Machine, words))
+            };
+            tenant.ledger.forget(cache_dir).map_err(failed)?;
+        }
         match mount::set_aside(cache_dir, &indexing.claimant.bucket, granted.epoch) {
             Ok(None) => {}
             Ok(Some(aside)) => tracing::error!(

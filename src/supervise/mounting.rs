@@ -9,18 +9,12 @@ use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queu
 use crate::core::pressure::LEAST_RESERVE;
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
-use crate::supervise::application;
+use crate::supervise::{application, auditing};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
-/// An upload that a deletion cancelled has landed after this, or never will.
-const CANCELLED_UPLOAD: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
-/// A launch waits this long for what is still to be deleted in the bucket.
-const SETTLE_LIMIT: Duration = Duration::from_secs(5);
-/// Deletions carried out at a time while the app waits.
-const SETTLED_AT_ONCE: usize = 32;
 /// The end waits this long for a launch that is under way.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 /// How often it looks whether that has started an rclone meanwhile.
@@ -53,7 +47,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         }
     };
     // A new rclone would list what the old one forgot to delete, and the app would find it again.
-    settle_in_time(shared).await;
+    auditing::deletions_in_time(shared).await;
     if shared.ending.get() {
         return Ok(());
     }
@@ -66,7 +60,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         .await
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     // The bucket may have come back only now. Nobody has looked at the mount yet.
-    settle_in_time(shared).await;
+    auditing::deletions_in_time(shared).await;
     tracing::info!(
         event = "mount_ready",
         milliseconds = took.as_millis() as u64,
@@ -79,31 +73,6 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     Ok(())
 }
 
-/// [`settle_deletions`] for a launch, which does not wait for ever.
-async fn settle_in_time(shared: &Shared) {
-    let settled = tokio::time::timeout(SETTLE_LIMIT, settle_deletions(shared, jiff::SignedDuration::ZERO)).await;
-    if settled.is_err() {
-        tracing::warn!(
-            event = "deletion_waits",
-            "the bucket is slow: what is still to be deleted there may be seen until it is"
-        );
-    }
-}
-
-/// Writes down what is not deleted yet, for a next start that nobody prepares.
-pub fn keep_deletions(shared: &Shared) {
-    let cache_dir = &shared.config.mount.cache_dir;
-    if let Some(tenant) = shared.tenant()
-        && let Err(error) = tenant.tombstones.save(cache_dir)
-        && cache_dir.is_dir()
-    {
-        tracing::error!(
-            event = "tombstones",
-            "cannot keep the list of deletions for the next start: {error}"
-        );
-    }
-}
-
 fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
     Plan {
         mount: shared.config.mount.clone(),
@@ -111,7 +80,7 @@ fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
         driver: tenant.driver,
         uid: tenant.owner.0,
         gid: tenant.owner.1,
-        tombstones: tenant.tombstones.clone(),
+        ledger: tenant.ledger.clone(),
         oom_score_adj: Some(OOM_SCORE_ADJ),
         observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
     }
@@ -154,11 +123,11 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
         lost
     };
     // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
-    let ((), answers) = tokio::join!(settle_at_once(shared), session.reanswers(deadline.into()));
+    let ((), answers) = tokio::join!(auditing::deletions_after_a_kill(shared), session.reanswers(deadline.into()));
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
-    settle_at_once(shared).await;
+    auditing::deletions_after_a_kill(shared).await;
     let settled = began.elapsed();
     session.rejoin(deadline.into()).await.map_err(not_ready)?;
     tracing::info!(
@@ -173,11 +142,20 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
     Ok(Some(session))
 }
 
-/// Tells when rclone ends. After an unmount or TERM of ours the core expects it and does not mind.
+/// Tells when rclone ends, or has to. After an unmount or TERM of ours the core expects it and does not mind.
 async fn watch(shared: Rc<Shared>, session: Session) {
     let kills = Kills::find();
     let before = kills.as_ref().and_then(Kills::count);
-    let status = session.exited().await;
+    let mut crooked = false;
+    let status = loop {
+        tokio::select! {
+            status = session.exited() => break status,
+            words = session.crooked(), if !crooked => {
+                crooked = true;
+                shared.send(Event::Mount(MountEvent::Crooked(words)));
+            }
+        }
+    };
     let mut words = status.to_string();
     if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
         words = format!("{words}; the kernel killed it for memory: give the machine more");
@@ -227,8 +205,7 @@ pub async fn probe(shared: Rc<Shared>) {
     let stuck = matches!(health.verdict, Verdict::Stuck { .. } | Verdict::MounterHung { .. }).then_some(health.detail);
     shared.send(Event::Mount(MountEvent::Health(MountHealth { stuck, queue, room })));
     application::save_projects(&shared).await;
-    settle_deletions(&shared, CANCELLED_UPLOAD).await;
-    keep_deletions(&shared);
+    auditing::look(&shared).await;
 }
 
 /// The cache's disk. `unsent` bytes of the cache cannot be evicted.
@@ -316,7 +293,7 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
                 .drain(progress, deadline.into())
                 .await
                 .map_err(|error| error.to_string());
-            settle_deletions(&shared, jiff::SignedDuration::ZERO).await;
+            auditing::all(&shared).await;
             shared.drained.set(result.is_ok());
             let seconds = started.elapsed().as_secs_f64();
             tracing::info!(
@@ -344,69 +321,6 @@ fn progress(at: DrainProgress) {
         at.bytes,
         at.names.join(", ")
     );
-}
-
-/// Carries out in the bucket what rclone forgot to delete; see `mount::Tombstones`. Stops at the first failure: the rest
-/// is for the next look. Only deletions of at least `age`.
-async fn settle_deletions(shared: &Shared, age: jiff::SignedDuration) {
-    let Some(tenant) = shared.tenant() else { return };
-    let ripe = jiff::Timestamp::now() - age;
-    for (name, time) in tenant.tombstones.all().into_iter().filter(|(_, time)| *time <= ripe) {
-        match tenant.settle_deletion(&name, time).await {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!(
-                    event = "deletion_settled",
-                    object = name,
-                    "deleted in the bucket what rclone had left there: {name}"
-                );
-                // It may have listed the object meanwhile.
-                shared.stale_folders.borrow_mut().insert(folder(&name).to_owned());
-            }
-            Err(error) => {
-                tracing::debug!(event = "deletion_waits", object = name, "{error}");
-                break;
-            }
-        }
-    }
-    let Some(session) = shared.session() else { return };
-    let standing = tenant.tombstones.all();
-    let stale = shared.stale_folders.borrow().clone();
-    for stale in stale {
-        // A listing ends rclone's own memory of deleted names. An upload that one of them cancelled could land after it,
-        // and be shown by the next: so not while there are any.
-        if !standing.iter().any(|(name, _)| folder(name) == stale) {
-            shared.stale_folders.borrow_mut().remove(&stale);
-            // A folder that is gone cannot be refreshed, and need not be.
-            drop(session.refresh(&stale).await);
-        }
-    }
-}
-
-fn folder(name: &str) -> &str {
-    name.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-/// Carries out every deletion that rclone may have forgotten, many at a time. Those that fail are left.
-async fn settle_at_once(shared: &Shared) {
-    let Some(tenant) = shared.tenant() else { return };
-    // The rclone that was killed can have had uploads under way that the bucket completed: they are older than now, too.
-    tenant.tombstones.renew(jiff::Timestamp::now());
-    let mut waiting = tenant.tombstones.all().into_iter();
-    let mut asking = tokio::task::JoinSet::new();
-    loop {
-        while asking.len() < SETTLED_AT_ONCE
-            && let Some((name, time)) = waiting.next()
-        {
-            let tenant = Rc::clone(&tenant);
-            asking.spawn_local(async move { tenant.settle_deletion(&name, time).await.is_ok() });
-        }
-        match asking.join_next().await {
-            Some(Ok(true)) => {}
-            // All done; or the bucket does not answer, and there is no use in asking for the rest.
-            _ => return,
-        }
-    }
 }
 
 /// `Action::TerminateMounter`

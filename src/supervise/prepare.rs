@@ -10,15 +10,12 @@ use crate::core::event::{Driver, Event, Failure, Prepared};
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
 use crate::index::Remote;
-use crate::mount::{self, Tombstones};
+use crate::mount::{self, Ledger};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
 use crate::supervise::{Keys, finish, keys};
-
-/// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
-const CLOCK_PRECISION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
 /// What is known of the tenant once its preconditions hold.
 pub struct Tenant {
@@ -33,29 +30,14 @@ pub struct Tenant {
     pub owner: (u32, u32),
     /// The list of projects that the bucket has, as far as we know.
     projects: RefCell<Option<Saved>>,
-    /// Deletions that may still have to be carried out in the bucket.
-    pub tombstones: Tombstones,
+    /// What the bucket must have, as far as nobody has seen it there.
+    pub ledger: Ledger,
 }
 
 impl Tenant {
     /// The bucket, opened with the newest key.
     pub fn bucket(&self) -> Bucket {
         self.bucket.borrow().clone()
-    }
-
-    /// Makes sure that no object older than the deletion at `time` is left under `name`. True when one was.
-    pub async fn settle_deletion(&self, name: &str, time: jiff::Timestamp) -> Result<bool, StorageError> {
-        let found = self.bucket().modified(name).await?;
-        // The store's clock counts, in whole seconds; a later object is somebody's new one.
-        let skew = self.bucket().clock_skew().unwrap_or_default() + CLOCK_PRECISION;
-        let forgotten = found.is_some_and(|modified| modified <= time + skew);
-        // The name may have been used again while the bucket was asked.
-        let delete = forgotten && self.tombstones.stands(name, time);
-        if delete {
-            self.bucket().delete(name).await?;
-        }
-        self.tombstones.settled(name, time);
-        Ok(delete)
     }
 
     /// The list of projects the bucket remembers; `None` for a new tenant.
@@ -172,7 +154,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
         index,
         driver,
         projects: RefCell::default(),
-        tombstones: Tombstones::load(&config.mount.cache_dir),
+        ledger: Ledger::load(&config.mount.cache_dir),
     };
     Ok((tenant, prepared))
 }

@@ -40,6 +40,18 @@ class Counters:
         return Counters(**{name: value - getattr(before, name) for name, value in vars(self).items()})
 
 
+class Held:
+    """A request that the network holds back."""
+
+    def __init__(self, loop):
+        self._loop = loop
+        self.arrived = threading.Event()
+        self.released = asyncio.Event()
+
+    def deliver(self):
+        self._loop.call_soon_threadsafe(self.released.set)
+
+
 class FaultProxy:
     """Listens on a port of its own on 127.0.0.1; every method may be called from any thread, while requests run.
 
@@ -62,6 +74,7 @@ class FaultProxy:
         self._counters = Counters()
         self._mode = ("ok", None)
         self._swallow = None  # (how many, predicate)
+        self._hold = None  # (bytes in a request, Held)
         self._trap = None  # (bytes in a request, what happens before it goes on)
         self._clients = set()
         self._server = self._loop = None
@@ -150,6 +163,13 @@ class FaultProxy:
         self._trap = (matching, spring)
         return done
 
+    def hold_next(self, matching):
+        """The next request with the bytes `matching` stays in the network until `deliver()` of what is returned, even when its
+        sender has long given it up. Requests after it overtake it."""
+        held = Held(self._loop)
+        self._hold = (matching, held)
+        return held
+
     @property
     def counters(self):
         return replace(self._counters)
@@ -208,6 +228,10 @@ class FaultProxy:
         if self._trap and self._trap[0] in request:
             (_, spring), self._trap = self._trap, None
             await asyncio.get_running_loop().run_in_executor(None, spring)
+        if self._hold and self._hold[0] in request:
+            (_, held), self._hold = self._hold, None
+            held.arrived.set()
+            await held.released.wait()
         await self._open.wait()
         mode, detail = self._mode
         if mode == "refuse":

@@ -127,7 +127,7 @@ impl World {
             driver: Driver::Fuse,
             uid: 1000,
             gid: 1000,
-            tombstones: tenant_init::mount::Tombstones::default(),
+            ledger: tenant_init::mount::Ledger::default(),
             oom_score_adj: Some(100),
             observer: Arc::new(Unobserved),
         };

@@ -64,6 +64,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::Failed(f))),
         2 => Just(Event::Mount(MountEvent::Exited { pid: 1, words: "x".into() })),
         1 => Just(Event::Mount(MountEvent::Lost("x".into()))),
+        1 => Just(Event::Mount(MountEvent::Crooked("x".into()))),
         2 => Just(Event::Mount(MountEvent::Reconnected)),
         1 => failure.clone().prop_map(|f| Event::Mount(MountEvent::ReconnectFailed(f))),
         2 => health.prop_map(|h| Event::Mount(MountEvent::Health(h))),

@@ -191,6 +191,9 @@ impl Path {
             again = true;
         };
         let outcome = self.settle(exchange, call, outcome).await?;
+        if procedure.name == "rename" && outcome != Outcome::Ok {
+            self.straighten(exchange, call).await?;
+        }
         translate(&mut self.reply, &call.plan, &call.record, &mut exchange.nodes(), epoch);
         Ok(outcome)
     }

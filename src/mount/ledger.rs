@@ -1,0 +1,487 @@
+//! What the bucket must have, by what rclone says it does: the list of names that nobody has compared with the bucket yet.
+//!
+//! rclone's log names every file that is queued, uploaded, copied or renamed in the bucket, and every one that leaves its
+//! cache. From these lines the list is made; `core::audit` says why rclone's word is not enough. A name is looked at with
+//! the next look at the mount, and again for a while ([`RISK`]) when an attempt to upload it has failed or was broken off: what
+//! was sent then may still arrive.
+//!
+//! The best known case is a deletion that rclone forgets. When a stored file is replaced (a temporary file renamed over it)
+//! and then deleted or renamed before the new content is uploaded, rclone 1.75.2 has lost the connection to the old object: it
+//! deletes nothing, and the old note would come back at the next listing.
+//!
+//! Every change is appended to a journal beside the cache before anything else happens, so that the list survives us: the
+//! next start settles the deletions before rclone lists the bucket, and sends again what was not compared (`mend`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::core::audit::Wanted;
+
+/// More names than this are not remembered at a time; far more than a person or an agent changes in an outage.
+const MOST: usize = 100_000;
+/// How long an upload that failed or was broken off can still arrive.
+const RISK: SignedDuration = SignedDuration::from_secs(60);
+/// Between two looks at such a name.
+const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// A journal is written anew when it has this many lines more than names.
+const SLACK: usize = 1000;
+
+const JOURNAL: &str = "ledger.jsonl";
+const AUTHOR: &str = "author";
+
+/// See the module. Clones share one list.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Mutex<List>>);
+
+#[derive(Debug, Default)]
+struct List {
+    names: BTreeMap<String, Entry>,
+    author: String,
+    journal: Option<File>,
+    lines: usize,
+    no_sums: bool,
+    wrong: BTreeSet<String>,
+    /// The first failure to write the journal that nobody was told of.
+    trouble: Option<io::Error>,
+}
+
+/// One name. Two that are equal are the same change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// What must be there.
+    pub wanted: Wanted,
+    /// Since when: the last thing that rclone said about it.
+    pub since: Timestamp,
+    /// Somebody has looked and it was so.
+    pub seen: bool,
+    /// Its upload is still to come.
+    queued: bool,
+    /// Not before.
+    next: Timestamp,
+    /// An attempt that failed can arrive until then.
+    risk: Timestamp,
+}
+
+/// One line of the journal.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wanted: Option<Written>,
+    since: Timestamp,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Written {
+    Absent,
+    Uploaded,
+    Copied,
+    Doubtful,
+}
+
+impl Ledger {
+    /// The list that an earlier life left in `cache_dir`.
+    #[must_use]
+    pub fn load(cache_dir: &Path) -> Ledger {
+        let mut list = List {
+            author: fs::read_to_string(cache_dir.join(AUTHOR)).unwrap_or_default(),
+            ..List::default()
+        };
+        for line in fs::read(cache_dir.join(JOURNAL)).unwrap_or_default().split(|byte| *byte == b'\n') {
+            // The last line may be torn.
+            let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
+            list.lines += 1;
+            match line.wanted {
+                Some(wanted) => drop(list.names.insert(line.name, Entry::new(wanted.into(), line.since))),
+                None => drop(list.names.remove(&line.name)),
+            }
+        }
+        if list.author.is_empty() {
+            list.author = format!("{:016x}", fastrand::u64(..));
+        }
+        Ledger(Arc::new(Mutex::new(list)))
+    }
+
+    /// From now on changes are written to `cache_dir`, which nobody else uses. Again after each start of rclone.
+    ///
+    /// # Errors
+    /// When that cannot be written to.
+    pub fn open(&self, cache_dir: &Path) -> io::Result<()> {
+        let mut list = self.lock();
+        let author = cache_dir.join(AUTHOR);
+        if !author.exists() {
+            fs::write(author, &list.author)?;
+        }
+        list.write_anew(cache_dir)
+    }
+
+    /// Tells of a journal that could not be written, once, and keeps it short.
+    ///
+    /// # Errors
+    /// The first failure since the last call.
+    pub fn tidy(&self, cache_dir: &Path) -> io::Result<()> {
+        let mut list = self.lock();
+        if let Some(trouble) = list.trouble.take() {
+            // A new file has all of it.
+            return list.write_anew(cache_dir).and(Err(trouble));
+        }
+        if list.journal.is_some() && list.lines > list.names.len() + SLACK {
+            return list.write_anew(cache_dir);
+        }
+        Ok(())
+    }
+
+    /// What objects that are uploaded from this cache are marked with.
+    #[must_use]
+    pub fn author(&self) -> String {
+        self.lock().author.clone()
+    }
+
+    /// One line of rclone's log.
+    pub(super) fn note(&self, message: &str, object: Option<&str>, now: Timestamp) {
+        let Some(object) = object else { return };
+        let list = &mut *self.lock();
+        if message == "vfs cache: removed cache file as file deleted" {
+            list.want(object, Wanted::Absent, now);
+        } else if let Some(new) = message.strip_prefix("vfs cache: renamed in cache to ") {
+            list.want(object, Wanted::Absent, now);
+            // If it is still to be uploaded, its description says so.
+            list.want(new.trim_matches('"'), Wanted::Uploaded, now);
+        } else if let Some((_, new)) = message.strip_prefix("Copied (").and_then(|rest| rest.split_once(" to: ")) {
+            // "Copied (server-side copy) to: NAME"
+            list.want(new, Wanted::Copied, now);
+        } else if message.starts_with("vfs cache: queuing for upload") {
+            list.want(object, Wanted::Uploaded, now);
+            list.change(object, |entry| entry.queued = true);
+        } else if message == "Removing failed copy" {
+            if list.names.get(object).is_none_or(|entry| entry.seen) {
+                list.want(object, Wanted::Doubtful, now);
+            }
+        } else if message.starts_with("Copied (") || message.starts_with("vfs cache: upload succeeded") {
+            list.landed(object, now);
+        } else if message.starts_with("vfs cache: failed to upload") || message == "vfs cache: upload canceled" {
+            if !list.names.contains_key(object) {
+                list.want(object, Wanted::Uploaded, now);
+                list.change(object, |entry| entry.queued = true);
+            }
+            list.change(object, |entry| entry.risk = now + RISK);
+        }
+    }
+
+    /// Something was uploaded under `name`.
+    pub fn landed(&self, name: &str, now: Timestamp) {
+        self.lock().landed(name, now);
+    }
+
+    /// Can this store's ETags be compared with MD5 sums?
+    #[must_use]
+    pub fn compares_sums(&self) -> bool {
+        !self.lock().no_sums
+    }
+
+    /// They look so and are not (an encrypting store): from now on only sizes are compared.
+    pub fn etags_are_no_sums(&self) {
+        self.lock().no_sums = true;
+    }
+
+    /// What is to be looked at now.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Vec<(String, Entry)> {
+        self.select(|entry| !entry.queued && entry.next <= now)
+    }
+
+    /// What nobody has looked at since it was uploaded or deleted.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<(String, Entry)> {
+        self.select(|entry| !entry.queued && !entry.seen)
+    }
+
+    /// Deletions that nobody has seen carried out.
+    #[must_use]
+    pub fn deletions(&self) -> Vec<(String, Entry)> {
+        self.select(|entry| entry.wanted == Wanted::Absent && !entry.seen)
+    }
+
+    /// Names whose content in the cache may not be in the bucket, whatever its description says.
+    #[must_use]
+    pub(super) fn unproven(&self) -> Vec<String> {
+        let list = self.select(|entry| matches!(entry.wanted, Wanted::Uploaded | Wanted::Doubtful) && !entry.seen);
+        list.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Is this still the last word about the name?
+    #[must_use]
+    pub fn stands(&self, name: &str, entry: &Entry) -> bool {
+        self.lock().names.get(name) == Some(entry)
+    }
+
+    /// The bucket was looked at, and has under `name` what it must.
+    pub fn settle(&self, name: &str, entry: &Entry, now: Timestamp) {
+        let list = &mut *self.lock();
+        if list.names.get(name) != Some(entry) {
+            return;
+        }
+        list.write(name, None, now);
+        list.wrong.remove(name);
+        if entry.risk > now {
+            let again = Entry {
+                seen: true,
+                next: now + AGAIN,
+                ..*entry
+            };
+            list.names.insert(name.to_owned(), again);
+        } else {
+            list.names.remove(name);
+        }
+    }
+
+    /// The newer content of `name` is uploaded first.
+    pub fn wait_for_upload(&self, name: &str, entry: &Entry) {
+        let list = &mut *self.lock();
+        if list.names.get(name) == Some(entry) {
+            list.change(name, |entry| entry.queued = true);
+        }
+    }
+
+    /// The deletions count from `now`: for when rclone is gone and nothing can have been made under these names since.
+    pub fn renew_deletions(&self, now: Timestamp) {
+        for entry in self.lock().names.values_mut() {
+            if entry.wanted == Wanted::Absent && !entry.seen {
+                entry.since = now;
+            }
+        }
+    }
+
+    /// The bucket has something else under `name`, which is about to be put right.
+    pub fn found_wrong(&self, name: &str) {
+        self.lock().wrong.insert(name.to_owned());
+    }
+
+    /// Uploads that were found to be not in the bucket, and are not put right yet.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<String> {
+        self.lock().wrong.iter().cloned().collect()
+    }
+
+    /// Files whose upload rclone has not told of.
+    #[must_use]
+    pub fn queued(&self) -> Vec<String> {
+        let list = self.select(|entry| entry.queued);
+        list.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Nothing of this is ours any more: another machine has run the tenant since.
+    ///
+    /// # Errors
+    /// When the journal in `cache_dir` cannot be written.
+    pub fn forget(&self, cache_dir: &Path) -> io::Result<()> {
+        let mut list = self.lock();
+        list.names.clear();
+        list.wrong.clear();
+        list.write_anew(cache_dir)
+    }
+
+    fn select(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<(String, Entry)> {
+        let list = self.lock();
+        let found = list.names.iter().filter(|(_, entry)| wanted(entry));
+        found.map(|(name, entry)| (name.clone(), *entry)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn new(wanted: Wanted, since: Timestamp) -> Entry {
+        Entry {
+            wanted,
+            since,
+            seen: false,
+            queued: false,
+            next: since,
+            risk: Timestamp::MIN,
+        }
+    }
+}
+
+impl List {
+    fn want(&mut self, name: &str, wanted: Wanted, now: Timestamp) {
+        let before = self.names.get(name);
+        if before.is_none() && self.names.len() >= MOST {
+            return;
+        }
+        let risk = before.map_or(Timestamp::MIN, |entry| entry.risk);
+        let entry = Entry {
+            risk,
+            ..Entry::new(wanted, now)
+        };
+        self.names.insert(name.to_owned(), entry);
+        self.wrong.remove(name);
+        self.write(name, Some(wanted), now);
+    }
+
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.names.get_mut(name) {
+            change(entry);
+        }
+    }
+
+    fn landed(&mut self, name: &str, now: Timestamp) {
+        match self.names.get_mut(name) {
+            // Its upload was under way when it was deleted, and ended only now.
+            Some(entry) if entry.wanted == Wanted::Absent => {
+                *entry = Entry {
+                    risk: entry.risk,
+                    ..Entry::new(Wanted::Absent, now)
+                };
+            }
+            // The copy was made by rclone after it had uploaded the source, or is an upload that the copy has overtaken.
+            _ => self.want(name, Wanted::Uploaded, now),
+        }
+    }
+
+    fn write(&mut self, name: &str, wanted: Option<Wanted>, since: Timestamp) {
+        let Some(journal) = &mut self.journal else { return };
+        self.lines += 1;
+        if let Err(error) = line(name, wanted, since).and_then(|line| journal.write_all(&line)) {
+            self.trouble.get_or_insert(error);
+        }
+    }
+
+    fn write_anew(&mut self, cache_dir: &Path) -> io::Result<()> {
+        let file = cache_dir.join(JOURNAL);
+        let fresh = file.with_extension("new");
+        let mut text = Vec::new();
+        for (name, entry) in self.names.iter().filter(|(_, entry)| !entry.seen) {
+            text.extend(line(name, Some(entry.wanted), entry.since)?);
+        }
+        fs::write(&fresh, &text)?;
+        fs::rename(&fresh, &file)?;
+        self.journal = Some(OpenOptions::new().append(true).open(&file)?);
+        self.lines = self.names.len();
+        Ok(())
+    }
+}
+
+fn line(name: &str, wanted: Option<Wanted>, since: Timestamp) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Line {
+        name: name.to_owned(),
+        wanted: wanted.map(Into::into),
+        since,
+    })?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+impl From<Wanted> for Written {
+    fn from(wanted: Wanted) -> Written {
+        match wanted {
+            Wanted::Absent => Written::Absent,
+            Wanted::Uploaded => Written::Uploaded,
+            Wanted::Copied => Written::Copied,
+            Wanted::Doubtful => Written::Doubtful,
+        }
+    }
+}
+
+impl From<Written> for Wanted {
+    fn from(written: Written) -> Wanted {
+        match written {
+            Written::Absent => Wanted::Absent,
+            Written::Uploaded => Wanted::Uploaded,
+            Written::Copied => Wanted::Copied,
+            Written::Doubtful => Wanted::Doubtful,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMOVED: &str = "vfs cache: removed cache file as file deleted";
+    const QUEUED: &str = "vfs cache: queuing for upload in 1s";
+    const UPLOADED: &str = "vfs cache: upload succeeded try #1";
+
+    fn names(found: Vec<(String, Entry)>) -> Vec<String> {
+        found.into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn deleted_and_renamed_names_are_remembered_until_they_are_used_again() {
+        let ledger = Ledger::default();
+        let now = Timestamp::now();
+        ledger.note(REMOVED, Some("a.md"), now);
+        ledger.note("vfs cache: renamed in cache to \"c.md\"", Some("b.md"), now);
+        ledger.note(REMOVED, Some("d.md"), now);
+        assert_eq!(names(ledger.deletions()), ["a.md", "b.md", "d.md"]);
+        assert_eq!(names(ledger.due(now)), ["a.md", "b.md", "c.md", "d.md"]);
+        ledger.note(QUEUED, Some("a.md"), now);
+        ledger.note("vfs cache: renamed in cache to \"b.md\"", Some("t.tmp"), now);
+        ledger.note("Copied (server-side copy) to: d.md", Some("x.md"), now);
+        assert_eq!(names(ledger.deletions()), ["t.tmp"]);
+        let (name, deleted) = ledger.deletions().remove(0);
+        let later = now + SignedDuration::from_secs(3);
+        ledger.note("Copied (new)", Some(&name), later);
+        let (_, again) = ledger.deletions().remove(0);
+        assert_eq!(again.since, later, "an upload that ended after the deletion");
+        ledger.settle(&name, &deleted, later);
+        assert_eq!(names(ledger.deletions()), ["t.tmp"], "that was another one");
+        ledger.settle(&name, &again, later);
+        assert!(ledger.deletions().is_empty());
+    }
+
+    #[test]
+    fn an_upload_is_looked_at_once_it_has_ended_and_again_while_an_earlier_try_may_arrive() {
+        let ledger = Ledger::default();
+        let now = Timestamp::now();
+        ledger.note(QUEUED, Some("a.md"), now);
+        assert!(ledger.due(now).is_empty() && ledger.unseen().is_empty());
+        assert_eq!(ledger.unproven(), ["a.md"]);
+        ledger.note("vfs cache: failed to upload try #1, will retry in 2s: x", Some("a.md"), now);
+        ledger.note(UPLOADED, Some("a.md"), now);
+        let (name, entry) = ledger.due(now).remove(0);
+        ledger.settle(&name, &entry, now);
+        assert!(ledger.due(now).is_empty() && ledger.unproven().is_empty());
+        let (name, entry) = ledger.due(now + AGAIN).remove(0);
+        assert!(entry.seen);
+        ledger.settle(&name, &entry, now + RISK);
+        assert!(ledger.due(Timestamp::MAX).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_has_seen_survives_in_the_journal() {
+        let cache = tempfile::tempdir().unwrap();
+        let ledger = Ledger::load(cache.path());
+        ledger.open(cache.path()).unwrap();
+        let now = Timestamp::now();
+        ledger.note(REMOVED, Some("a.md"), now);
+        ledger.note(QUEUED, Some("b.md"), now);
+        ledger.note(UPLOADED, Some("c.md"), now);
+        let (name, entry) = ledger.due(now).remove(1);
+        assert_eq!(name, "c.md");
+        ledger.settle(&name, &entry, now);
+        let journal = cache.path().join(JOURNAL);
+        let torn = [fs::read(&journal).unwrap(), b"{\"name\":\"z".to_vec()].concat();
+        fs::write(&journal, torn).unwrap();
+        let again = Ledger::load(cache.path());
+        assert_eq!(names(again.deletions()), ["a.md"]);
+        assert_eq!(again.unproven(), ["b.md"]);
+        assert_eq!(again.author(), ledger.author());
+        again.open(cache.path()).unwrap();
+        assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 2);
+        again.found_wrong("b.md");
+        assert_eq!(again.wrong(), ["b.md"]);
+        again.forget(cache.path()).unwrap();
+        assert!(again.wrong().is_empty());
+        assert!(Ledger::load(cache.path()).due(Timestamp::MAX).is_empty());
+    }
+}

@@ -1,0 +1,259 @@
+//! Compares with the bucket what the ledger says it must have, and puts right what is not so. `core::audit` decides.
+//!
+//! One request for each upload and each deletion; many at a time, and none any more once the bucket fails to answer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::core::audit::{self, Cached, Finding, Object, Wanted};
+use crate::mount::{Entry, Ledger, cached};
+use crate::storage::{Bucket, Head, Placed, StorageError};
+use crate::supervise::effects::Shared;
+use crate::supervise::prepare::Tenant;
+
+/// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
+const CLOCK_PRECISION: SignedDuration = SignedDuration::from_secs(2);
+/// A deletion is looked at after this: an upload that it cancelled has landed by then, as a rule.
+const CANCELLED_UPLOAD: SignedDuration = SignedDuration::from_secs(2);
+/// Names looked at at a time.
+const AT_ONCE: usize = 32;
+/// A launch waits this long for what is still to be deleted in the bucket.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is due, with each look at the mount.
+pub async fn look(shared: &Shared) {
+    if shared.auditing.replace(true) {
+        return;
+    }
+    let now = Timestamp::now();
+    if let Some(tenant) = shared.tenant() {
+        let mut due = tenant.ledger.due(now);
+        due.retain(|(_, entry)| entry.wanted != Wanted::Absent || entry.since <= now - CANCELLED_UPLOAD);
+        audit(shared, &tenant, due).await;
+        refresh(shared, &tenant.ledger).await;
+    }
+    shared.auditing.set(false);
+    keep(shared);
+}
+
+/// Everything that nobody has seen yet, after the last upload of a stop.
+pub async fn all(shared: &Shared) {
+    if let Some(tenant) = shared.tenant() {
+        audit(shared, &tenant, tenant.ledger.unseen()).await;
+        // Once more what was put right only now.
+        audit(shared, &tenant, tenant.ledger.unseen()).await;
+    }
+}
+
+/// Deletions, before an rclone lists the bucket: what it forgot would be seen again.
+pub async fn deletions(shared: &Shared) {
+    if let Some(tenant) = shared.tenant() {
+        audit(shared, &tenant, tenant.ledger.deletions()).await;
+    }
+}
+
+/// [`deletions`] when the rclone before was killed: uploads of its that the bucket has completed are older than now, too.
+pub async fn deletions_after_a_kill(shared: &Shared) {
+    if let Some(tenant) = shared.tenant() {
+        tenant.ledger.renew_deletions(Timestamp::now());
+    }
+    deletions(shared).await;
+}
+
+/// [`deletions`] for a launch, which does not wait for ever.
+pub async fn deletions_in_time(shared: &Shared) {
+    if tokio::time::timeout(LAUNCH_LIMIT, deletions(shared)).await.is_err() {
+        tracing::warn!(
+            event = "deletion_waits",
+            "the bucket is slow: what is still to be deleted there may be seen until it is"
+        );
+    }
+}
+
+/// Keeps the journal in order.
+pub fn keep(shared: &Shared) {
+    let cache_dir = &shared.config.mount.cache_dir;
+    if let Some(tenant) = shared.tenant()
+        && let Err(error) = tenant.ledger.tidy(cache_dir)
+        && cache_dir.is_dir()
+    {
+        tracing::error!(
+            event = "ledger",
+            "cannot keep the list of uploads and deletions for the next start in {}: {error}",
+            cache_dir.display()
+        );
+    }
+}
+
+async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>) {
+    let mut waiting = names.into_iter();
+    let mut asking = tokio::task::JoinSet::new();
+    loop {
+        while asking.len() < AT_ONCE
+            && let Some((name, entry)) = waiting.next()
+        {
+            let (tenant, cache_dir) = (Rc::clone(tenant), shared.config.mount.cache_dir.clone());
+            asking.spawn_local(async move {
+                let audited = Audit {
+                    ledger: tenant.ledger.clone(),
+                    bucket: tenant.bucket(),
+                    cache_dir,
+                    name,
+                    entry,
+                };
+                let done = audited.run().await;
+                (audited.name, done)
+            });
+        }
+        match asking.join_next().await {
+            Some(Ok((name, Ok(changed)))) => {
+                if changed {
+                    // rclone may have listed the folder meanwhile.
+                    shared.stale_folders.borrow_mut().insert(folder(&name).to_owned());
+                }
+            }
+            Some(Ok((name, Err(error)))) => {
+                // There is no use in asking for the rest.
+                tracing::debug!(event = "audit_waits", object = name, "{error}");
+                return;
+            }
+            _ => return,
+        }
+    }
+}
+
+/// One name.
+struct Audit {
+    ledger: Ledger,
+    bucket: Bucket,
+    cache_dir: std::path::PathBuf,
+    name: String,
+    entry: Entry,
+}
+
+impl Audit {
+    /// True when the bucket was changed.
+    async fn run(&self) -> Result<bool, StorageError> {
+        let (name, entry) = (self.name.as_str(), &self.entry);
+        let cached = match entry.wanted {
+            Wanted::Absent => Cached::Not,
+            Wanted::Uploaded | Wanted::Copied | Wanted::Doubtful => self.cached().await,
+        };
+        if cached == Cached::Unsent {
+            self.ledger.wait_for_upload(name, entry);
+            return Ok(false);
+        }
+        let head = self.bucket.head(name).await?;
+        // The name may have been used again while the bucket was asked.
+        if !self.ledger.stands(name, entry) {
+            return Ok(false);
+        }
+        let found = head.as_ref().map(|head| self.object(head));
+        match audit::judge(entry.wanted, found.as_ref(), &cached, !entry.seen) {
+            Finding::AsWanted | Finding::Later => {}
+            Finding::Delete => {
+                self.bucket.delete(name).await?;
+                tracing::info!(
+                    event = "deletion_settled",
+                    object = name,
+                    "deleted in the bucket what rclone had left there: {name}"
+                );
+                self.ledger.settle(name, entry, Timestamp::now());
+                return Ok(true);
+            }
+            Finding::Restore(replaces) => return self.restore(replaces.as_deref(), &cached).await,
+            Finding::Elsewhere => tracing::info!(
+                event = "changed_elsewhere",
+                object = name,
+                "{name} was changed elsewhere right after it was changed here; that stays as it is"
+            ),
+            Finding::Lost => tracing::warn!(
+                event = "object_missing",
+                object = name,
+                "{name} was uploaded and is not in the bucket, and the cache has no copy of it: it was deleted elsewhere, or is lost"
+            ),
+        }
+        self.ledger.settle(name, entry, Timestamp::now());
+        Ok(false)
+    }
+
+    async fn restore(&self, replaces: Option<&str>, cached: &Cached) -> Result<bool, StorageError> {
+        let (name, entry) = (self.name.as_str(), &self.entry);
+        self.ledger.found_wrong(name);
+        let file = cached::path(&self.cache_dir, self.bucket.name(), name);
+        let placed = self.bucket.put_file(name, &file, replaces, &self.ledger.author()).await?;
+        let Placed::Stored { etag } = placed else {
+            // The next look says what is there by now.
+            return Ok(false);
+        };
+        let had = replaces.map_or("nothing", |_| "an older content");
+        tracing::warn!(
+            event = "upload_restored",
+            object = name,
+            "{name} was uploaded, and the bucket had {had} under its name: uploaded again"
+        );
+        if let Cached::Whole { md5: Some(md5), .. } = cached
+            && *md5 != etag
+            && audit::is_md5(&etag)
+            && self.cached().await == *cached
+        {
+            self.ledger.etags_are_no_sums();
+        }
+        if self.ledger.stands(name, entry) {
+            self.ledger.settle(name, entry, Timestamp::now());
+        }
+        // Looked at again; and when it was deleted meanwhile, that has to be done once more.
+        self.ledger.landed(name, Timestamp::now());
+        Ok(true)
+    }
+
+    async fn cached(&self) -> Cached {
+        let (cache_dir, bucket, name) = (
+            self.cache_dir.clone(),
+            self.bucket.name().to_owned(),
+            self.name.clone(),
+        );
+        let md5 = self.ledger.compares_sums();
+        let read = tokio::task::spawn_blocking(move || cached::cached(&cache_dir, &bucket, &name, md5)).await;
+        match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(cached) => cached,
+            Err(error) => {
+                tracing::debug!(event = "audit", object = self.name, "the cached file cannot be read: {error}");
+                Cached::Not
+            }
+        }
+    }
+
+    fn object(&self, head: &Head) -> Object {
+        // The store's clock counts; a later object is somebody's new one.
+        let skew = self.bucket.clock_skew().unwrap_or_default() + CLOCK_PRECISION;
+        Object {
+            size: head.size,
+            etag: head.etag.clone(),
+            ours: head.author.as_deref() == Some(self.ledger.author().as_str()),
+            before: head.modified <= self.entry.since + skew,
+        }
+    }
+}
+
+/// Lists again the folders in which objects were changed behind rclone's back.
+async fn refresh(shared: &Shared, ledger: &Ledger) {
+    let Some(session) = shared.session() else { return };
+    let standing = ledger.deletions();
+    let stale = shared.stale_folders.borrow().clone();
+    for stale in stale {
+        // A listing ends rclone's own memory of deleted names. An upload that one of them cancelled could land after it,
+        // and be shown by the next: so not while there are any.
+        if !standing.iter().any(|(name, _)| folder(name) == stale) {
+            shared.stale_folders.borrow_mut().remove(&stale);
+            // A folder that is gone cannot be refreshed, and need not be.
+            drop(session.refresh(&stale).await);
+        }
+    }
+}
+
+fn folder(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}

@@ -1,0 +1,193 @@
+"""The network and the store do what rclone does not see: what was acknowledged is in the bucket all the same, and what was
+deleted is not."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lib.faultproxy import FaultProxy
+from lib.wait import wait_until
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def network(s3_server):
+    """Between the tenant and its bucket."""
+    with FaultProxy(s3_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def tenant(make_tenant, s3_server, network):
+    return make_tenant(s3_server, env=through(network)).start().wait_ready()
+
+
+def through(network):
+    return {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{network.port}"}
+
+
+def wait_contents(s3_server, wanted, seconds=40):
+    """Until the bucket holds just this."""
+    def contents():
+        return {name: s3_server.read(name) for name in s3_server.objects()}
+
+    wait_until(lambda: contents() == wanted, seconds, lambda: f"{wanted}, not {contents()}", every=0.2)
+
+
+def restored(tenant, name):
+    return any('"upload_restored"' in line and name in line for line in tenant.log().splitlines())
+
+
+def settled(tenant, name):
+    """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
+    lines = [json.loads(line) for line in (tenant.cache / "ledger.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["name"] == name][-1:]
+    return bool(last) and "wanted" not in last[0]
+
+
+def test_an_upload_that_arrives_after_a_newer_one_does_not_stay(tenant, s3_server, network):
+    old = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text("old\n")
+    assert old.arrived.wait(20)
+    (tenant.mount / "note.md").write_text("the newer one\n")
+    wait_contents(s3_server, {"note.md": "the newer one\n"})
+    old.deliver()
+    wait_contents(s3_server, {"note.md": "old\n"})
+    wait_contents(s3_server, {"note.md": "the newer one\n"})
+    assert restored(tenant, "note.md")
+    assert (tenant.mount / "note.md").read_text() == "the newer one\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the newer one\n"}, 0)
+
+
+def test_an_upload_that_arrives_after_its_file_was_deleted_does_not_bring_it_back(tenant, s3_server, network):
+    upload = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text("deleted\n")
+    assert upload.arrived.wait(20)
+    (tenant.mount / "note.md").unlink()
+    (tenant.mount / "other.md").write_text("time passes\n")
+    wait_contents(s3_server, {"other.md": "time passes\n"})
+    upload.deliver()
+    wait_until(lambda: "note.md" in s3_server.objects(), 20)
+    wait_contents(s3_server, {"other.md": "time passes\n"})
+    assert not (tenant.mount / "note.md").exists()
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"other.md": "time passes\n"}, 0)
+
+
+def test_a_stored_file_renamed_over_one_that_is_being_uploaded_replaces_it(tenant, s3_server, network):
+    (tenant.mount / "stored.md").write_text("the one to keep\n")
+    wait_contents(s3_server, {"stored.md": "the one to keep\n"})
+    upload = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text("replaced\n")
+    assert upload.arrived.wait(20)
+    os.replace(tenant.mount / "stored.md", tenant.mount / "note.md")
+    upload.deliver()
+    wait_contents(s3_server, {"note.md": "the one to keep\n"})
+    assert (tenant.mount / "note.md").read_text() == "the one to keep\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the one to keep\n"}, 0)
+
+
+def test_a_rename_that_meets_an_upload_of_its_target_costs_neither_file(tenant, s3_server, network):
+    """rclone copies in the bucket, finds the length of the upload that arrived meanwhile, and takes that away as a copy gone wrong."""
+    (tenant.mount / "stored.md").write_text("the one to keep\n")
+    wait_contents(s3_server, {"stored.md": "the one to keep\n"})
+    upload = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text("uploaded at a bad moment\n")
+    assert upload.arrived.wait(20)
+    check = []
+    copying = network.before_next(b"X-Amz-Copy-Source", lambda: check.append(network.hold_next(b"HEAD /notes/note.md")))
+    with ThreadPoolExecutor(1) as other:
+        rename = other.submit(os.replace, tenant.mount / "stored.md", tenant.mount / "note.md")
+        assert copying.wait(20) and check[0].arrived.wait(20)
+        upload.deliver()
+        wait_until(lambda: s3_server.objects().get("note.md") == 25, 20, lambda: str(s3_server.objects()))
+        check[0].deliver()
+        failure = rename.exception(60)
+    # On nfs, or with another rclone, it may succeed; what was acknowledged is there in either case.
+    wanted = {"note.md": "the one to keep\n"}
+    if failure:
+        assert failure.errno == errno.EIO
+        wanted = {"note.md": "uploaded at a bad moment\n", "stored.md": "the one to keep\n"}
+    wait_contents(s3_server, wanted)
+    if failure and tenant.status()["services"]["mount"]["driver"] == "fuse":
+        # That rclone takes one file for the other now.
+        wait_until(lambda: tenant.status()["services"]["mount"]["restarts"] == 1 and tenant.ready(), 40, tenant.log)
+    assert {name: (tenant.mount / name).read_text() for name in os.listdir(tenant.mount)} == wanted
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, wanted, 0)
+
+
+def test_a_file_whose_rename_failed_is_stored_under_the_name_it_kept(tenant, s3_server, network):
+    """rclone would take it for the new name from then on. (nfs: tests/vm/test_rename.py)"""
+    (tenant.mount / "stored.md").write_text("before\n")
+    wait_until(lambda: settled(tenant, "stored.md"), 20)
+    network.status(500)
+    with pytest.raises(OSError) as failure:
+        os.rename(tenant.mount / "stored.md", tenant.mount / "moved.md")
+    assert failure.value.errno == errno.EIO
+    network.ok()
+    if tenant.status()["services"]["mount"]["driver"] == "fuse":
+        wait_until(lambda: tenant.status()["services"]["mount"]["restarts"] == 1, 20, tenant.log)
+    wait_until(tenant.ready, 40, tenant.log)
+    with open(tenant.mount / "stored.md", "a") as file:
+        file.write("after\n")
+    wait_contents(s3_server, {"stored.md": "before\nafter\n"})
+    assert os.listdir(tenant.mount) == ["stored.md"]
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"stored.md": "before\nafter\n"}, 0)
+
+
+def test_a_file_renamed_over_one_that_is_uploaded_survives_an_rclone_that_is_killed_then(make_tenant, s3_server, network):
+    """Both have the same length, so rclone's description of the cached file fits either."""
+    tenant = make_tenant(s3_server, env=through(network) | {"TENANT_INIT_MOUNT__WRITE_BACK": "3s"}).start().wait_ready()
+    upload = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text("before\n")
+    assert upload.arrived.wait(20)
+    (tenant.mount / "note.tmp").write_text("after!\n")
+    os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
+    upload.deliver()
+    wait_contents(s3_server, {"note.md": "before\n"})
+    os.kill(tenant.service_pid("mount"), signal.SIGKILL)
+    wait_contents(s3_server, {"note.md": "after!\n"})
+    wait_until(tenant.ready, 40)
+    assert (tenant.mount / "note.md").read_text() == "after!\n"
+    assert tenant.stop().code == 0
+
+
+def test_a_deletion_survives_a_supervisor_that_is_killed_right_after_it(make_tenant, s3_server):
+    """rclone has forgotten the object in the bucket; who remembered it is gone, too."""
+    tenant = make_tenant(s3_server).start().wait_ready()
+    (tenant.mount / "note.md").write_text("old\n")
+    wait_contents(s3_server, {"note.md": "old\n"})
+    (tenant.mount / "note.tmp").write_text("new\n")
+    os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
+    (tenant.mount / "note.md").unlink()
+    # Its own log of that reaches it within milliseconds; there is no other sign to wait for.
+    wait_until(lambda: "note.md" in (tenant.cache / "ledger.jsonl").read_text(), 5)
+    os.kill(tenant.supervisor_pid(), signal.SIGKILL)
+    tenant.wait()
+    again = make_tenant(s3_server).start().wait_ready()
+    assert os.listdir(again.mount) == []
+    wait_contents(s3_server, {})
+    assert again.stop().code == 0
+
+
+def test_a_change_made_elsewhere_is_left_alone(tenant, s3_server, rclone):
+    """By somebody who is not this machine, at the moment of an upload."""
+    (tenant.mount / "note.md").write_text("from here\n")
+    wait_contents(s3_server, {"note.md": "from here\n"})
+    # By way of the server: it keeps a note of who wrote an object.
+    subprocess.run([rclone, "rcat", "T:notes/note.md"], input=b"from there\n", env=s3_server.rclone_env(), check=True)
+    (tenant.mount / "other.md").write_text("time passes\n")
+    wait_contents(s3_server, {"note.md": "from there\n", "other.md": "time passes\n"})
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "from there\n", "other.md": "time passes\n"}, 0)
+    assert not restored(tenant, "note.md")
