@@ -35,9 +35,9 @@ use secrecy::ExposeSecret;
 
 use crate::credentials;
 pub use error::StorageError;
+pub(crate) use error::describe_skew;
 pub(crate) use object::AUTHOR;
 pub use object::{Head, Placed};
-pub(crate) use error::describe_skew;
 
 /// How long a request to the bucket may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -171,10 +171,7 @@ mod tests {
     #[test]
     fn without_a_comparable_etag_the_size_decides() {
         let parts = object(&format!("{OLD}-2"), true, false);
-        assert_eq!(
-            judge(Wanted::Uploaded, Some(&parts), &whole(), true),
-            Finding::AsWanted
-        );
+        assert_eq!(judge(Wanted::Uploaded, Some(&parts), &whole(), true), Finding::AsWanted);
         let unknown = Cached::Whole { size: 5, md5: None };
         assert_eq!(
             judge(Wanted::Uploaded, Some(&object(OLD, true, false)), &unknown, true),

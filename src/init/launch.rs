@@ -2,13 +2,15 @@
 //! kernel kills for memory, clean signals.
 //!
 //! The supervisor starts `tenant-init launch [OPTIONS] -- CMD ARGS…` with an ordinary `Command`, which gives the child its environment,
-//! directory, pipes and process group. A fresh process of ours then does here what between fork and exec in a process with threads
+//! pipes and process group. A fresh process of ours then does here what between fork and exec in a process with threads
 //! would be `unsafe` and hard to report on, and becomes CMD: the pid stays, nothing remains in between.
 //!
 //! * All dispositions become default and the mask empty, 32 and 33 included: Rust's runtime ignores SIGPIPE, the supervisor
 //!   ignores job-control stops, and neither is the child's business.
 //! * `--user` needs root. Otherwise a warning says who the command runs as, and it is started all the same: on a developer's machine
 //!   there is only one user, and `check` reports it.
+//! * `--directory` is entered here and not before the exec of this program, which the supervisor waits for: the directory may be on an
+//!   NFS mount whose guard is a task of that very thread.
 //! * `--parent-death-signal` is off unless asked for: a mounter that died with the supervisor would take what it has not stored yet
 //!   along. It suits probes, which mean nothing once nobody waits for them. Set after the change of user, which clears it, and it is
 //!   tied to the thread that started us, so the supervisor must start such children from a thread that lives as long as it does.
@@ -42,6 +44,8 @@ pub struct Options {
     pub no_new_privs: bool,
     /// Permission bits that new files do not get, as in umask(2).
     pub umask: Option<u32>,
+    /// Working directory; otherwise that of the supervisor.
+    pub directory: Option<PathBuf>,
     /// Signal that the command gets when the supervisor dies: PR_SET_PDEATHSIG(2const).
     pub parent_death_signal: Option<i32>,
 }
@@ -157,6 +161,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<(Options, Vec<OsStr
             "--user" => options.user = Some(value(name, &mut args)?),
             "--oom-score-adj" => options.oom_score_adj = Some(number(name, &mut args, 10)?),
             "--umask" => options.umask = Some(number(name, &mut args, 8)?.unsigned_abs()),
+            "--directory" => options.directory = Some(args.next().map(PathBuf::from).ok_or_else(|| missing(name))?),
             "--parent-death-signal" => options.parent_death_signal = Some(number(name, &mut args, 10)?),
             _ => return Err(Error::Usage(format!("unknown option {arg:?}"))),
         }
@@ -172,7 +177,11 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<(Options, Vec<OsStr
 fn value(name: &str, args: &mut impl Iterator<Item = OsString>) -> Result<String, Error> {
     args.next()
         .and_then(|value| value.into_string().ok())
-        .ok_or_else(|| Error::Usage(format!("{name} needs a value")))
+        .ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::Usage(format!("{name} needs a value"))
 }
 
 fn number(name: &str, args: &mut impl Iterator<Item = OsString>, radix: u32) -> Result<i32, Error> {
@@ -194,6 +203,9 @@ impl Options {
         pair("--oom-score-adj", self.oom_score_adj.map(|n| n.to_string()));
         pair("--umask", self.umask.map(|n| format!("{n:o}")));
         pair("--parent-death-signal", self.parent_death_signal.map(|n| n.to_string()));
+        if let Some(directory) = &self.directory {
+            args.extend(["--directory".into(), directory.into()]);
+        }
         if self.no_core {
             args.push("--no-core".into());
         }
@@ -229,6 +241,9 @@ fn prepare(options: &Options, command: &OsStr) -> Result<(), Error> {
         say::stderr(format_args!(
             "warning: {command:?} keeps its oom_score_adj, {adj} could not be set: {error}"
         ));
+    }
+    if let Some(directory) = &options.directory {
+        unistd::chdir(directory).map_err(failed(&format!("entering {}", directory.display())))?;
     }
     if options.no_core {
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("forbidding core dumps"))?;
@@ -347,6 +362,7 @@ mod tests {
             no_core: true,
             no_new_privs: true,
             umask: Some(0o027),
+            directory: Some("/srv".into()),
             parent_death_signal: Some(libc::SIGKILL),
         };
         let command: Vec<OsString> = vec!["sh".into(), "--user".into(), "--".into()];

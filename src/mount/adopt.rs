@@ -7,14 +7,15 @@
 //!
 //! A file that is opened once before its upload begins is connected, so each of them is ([`visit`]). For that, a life that
 //! begins with unsent files has a longer write-back delay ([`delay`]), long enough for rclone to look them all up and for
-//! us to open them. It can't be changed back while rclone runs; so from then on uploads are made due from here, when they
-//! have waited as long as `mount.write_back` says ([`hurry`]). A file whose upload was faster all the same gets its entry
-//! from the bucket: its directory is listed again.
+//! us to open them. It can't be changed back while rclone runs; so once that is done uploads are made due from here, when
+//! they have waited as long as `mount.write_back` says ([`hurry`]). Not before: a bucket that comes back late would get them
+//! while they are being opened, and the kernel keeps for `mount.attribute_timeout` what it sees of such a file: no bytes. A
+//! file whose upload was faster all the same gets its entry from the bucket: its directory is listed again.
 
 use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -46,7 +47,7 @@ pub(super) fn delay(write_back: Duration, unsent: usize) -> Duration {
 }
 
 /// Makes uploads due that have waited for `write_back`, until the session ends.
-pub(super) async fn hurry(session: Weak<Inner>, write_back: Duration) {
+async fn hurry(session: Weak<Inner>, write_back: Duration) {
     let pause = (write_back / 2).clamp(HURRY_LEAST, HURRY_MOST);
     loop {
         sleep(pause).await;
@@ -72,6 +73,13 @@ impl Inner {
         match timeout_at(deadline, self.adopt_all(deadline)).await {
             Ok(result) => result,
             Err(_) => Err("opening the files that were left unsent takes too long".to_owned()),
+        }
+    }
+
+    /// From now on uploads are due as configured.
+    pub(super) fn begin_to_hurry(self: &Arc<Self>) {
+        if self.write_back > self.wanted_write_back {
+            tokio::spawn(hurry(Arc::downgrade(self), self.wanted_write_back));
         }
     }
 

@@ -94,9 +94,14 @@ impl Ledger {
             author: fs::read_to_string(cache_dir.join(AUTHOR)).unwrap_or_default(),
             ..List::default()
         };
-        for line in fs::read(cache_dir.join(JOURNAL)).unwrap_or_default().split(|byte| *byte == b'\n') {
+        for line in fs::read(cache_dir.join(JOURNAL))
+            .unwrap_or_default()
+            .split(|byte| *byte == b'\n')
+        {
             // The last line may be torn.
-            let Ok(line) = serde_json::from_slice::<Line>(line) else { continue };
+            let Ok(line) = serde_json::from_slice::<Line>(line) else {
+                continue;
+            };
             list.lines += 1;
             match line.wanted {
                 Some(wanted) => drop(list.names.insert(line.name, Entry::new(wanted.into(), line.since))),
@@ -154,7 +159,10 @@ impl Ledger {
             list.want(object, Wanted::Absent, now);
             // If it is still to be uploaded, its description says so.
             list.want(new.trim_matches('"'), Wanted::Uploaded, now);
-        } else if let Some((_, new)) = message.strip_prefix("Copied (").and_then(|rest| rest.split_once(" to: ")) {
+        } else if let Some((_, new)) = message
+            .strip_prefix("Copied (")
+            .and_then(|rest| rest.split_once(" to: "))
+        {
             // "Copied (server-side copy) to: NAME"
             list.want(new, Wanted::Copied, now);
         } else if message.starts_with("vfs cache: queuing for upload") {
@@ -446,7 +454,11 @@ mod tests {
         ledger.note(QUEUED, Some("a.md"), now);
         assert!(ledger.due(now).is_empty() && ledger.unseen().is_empty());
         assert_eq!(ledger.unproven(), ["a.md"]);
-        ledger.note("vfs cache: failed to upload try #1, will retry in 2s: x", Some("a.md"), now);
+        ledger.note(
+            "vfs cache: failed to upload try #1, will retry in 2s: x",
+            Some("a.md"),
+            now,
+        );
         ledger.note(UPLOADED, Some("a.md"), now);
         let (name, entry) = ledger.due(now).remove(0);
         ledger.settle(&name, &entry, now);

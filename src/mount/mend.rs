@@ -72,9 +72,7 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
             } else if match &described {
                 None => true,
                 // A partly read file of which the bucket has a new version is nobody's write.
-                Some(meta) => {
-                    (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?
-                }
+                Some(meta) => (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?,
             } {
                 broken.push((file.to_owned(), name));
             }

@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) bucket: String,
     /// rclone's delay; longer than configured in a life that began with unsent files.
     pub(super) write_back: Duration,
+    /// `mount.write_back`; rclone's may be longer, see `adopt`.
+    pub(super) wanted_write_back: Duration,
     /// The files that were unsent when it began.
     pub(super) found: Vec<Pending>,
     pub(super) started: Instant,
@@ -163,12 +165,10 @@ impl Session {
         let mounted = present.is_some();
         let run = RunFiles::below(&plan.mount.run_dir)?;
         write_configuration(&run, &plan.storage)?;
-        plan.ledger
-            .open(&claim.cache_dir)
-            .map_err(|source| MountError::Cache {
-                path: claim.cache_dir.clone(),
-                source,
-            })?;
+        plan.ledger.open(&claim.cache_dir).map_err(|source| MountError::Cache {
+            path: claim.cache_dir.clone(),
+            source,
+        })?;
         let found = mend_cache(&claim.cache_dir, &plan.storage.bucket, &plan.ledger).await?;
         let write_back = plan.mount.write_back;
         let mount = Mount {
@@ -248,6 +248,7 @@ impl Session {
             cache_dir: mount.cache_dir,
             bucket: plan.storage.bucket,
             write_back: mount.write_back,
+            wanted_write_back: write_back,
             found,
             started,
             rc,
@@ -263,9 +264,6 @@ impl Session {
             run,
             nfs,
         });
-        if inner.write_back > write_back {
-            tokio::spawn(adopt::hurry(Arc::downgrade(&inner), write_back));
-        }
         Ok(Session(inner))
     }
 

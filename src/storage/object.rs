@@ -88,7 +88,10 @@ impl Bucket {
             .await
         {
             Ok(found) => Ok(Some(Head {
-                size: found.content_length().and_then(|size| size.try_into().ok()).unwrap_or(0),
+                size: found
+                    .content_length()
+                    .and_then(|size| size.try_into().ok())
+                    .unwrap_or(0),
                 etag: plain(found.e_tag()),
                 author: found.metadata().and_then(author),
                 // Without a date it counts as new: nothing is deleted on a guess.
@@ -125,7 +128,11 @@ impl Bucket {
             .key(key)
             .metadata(AUTHOR, by)
             .body(body);
-        let put = match found.modified().ok().and_then(|time| jiff::Timestamp::try_from(time).ok()) {
+        let put = match found
+            .modified()
+            .ok()
+            .and_then(|time| jiff::Timestamp::try_from(time).ok())
+        {
             Some(time) => put.metadata("mtime", format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())),
             None => put,
         };

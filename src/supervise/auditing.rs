@@ -183,7 +183,10 @@ impl Audit {
         let (name, entry) = (self.name.as_str(), &self.entry);
         self.ledger.found_wrong(name);
         let file = cached::path(&self.cache_dir, self.bucket.name(), name);
-        let placed = self.bucket.put_file(name, &file, replaces, &self.ledger.author()).await?;
+        let placed = self
+            .bucket
+            .put_file(name, &file, replaces, &self.ledger.author())
+            .await?;
         let Placed::Stored { etag } = placed else {
             // The next look says what is there by now.
             return Ok(false);
@@ -210,17 +213,17 @@ impl Audit {
     }
 
     async fn cached(&self) -> Cached {
-        let (cache_dir, bucket, name) = (
-            self.cache_dir.clone(),
-            self.bucket.name().to_owned(),
-            self.name.clone(),
-        );
+        let (cache_dir, bucket, name) = (self.cache_dir.clone(), self.bucket.name().to_owned(), self.name.clone());
         let md5 = self.ledger.compares_sums();
         let read = tokio::task::spawn_blocking(move || cached::cached(&cache_dir, &bucket, &name, md5)).await;
         match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             Ok(cached) => cached,
             Err(error) => {
-                tracing::debug!(event = "audit", object = self.name, "the cached file cannot be read: {error}");
+                tracing::debug!(
+                    event = "audit",
+                    object = self.name,
+                    "the cached file cannot be read: {error}"
+                );
                 Cached::Not
             }
         }

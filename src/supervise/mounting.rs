@@ -9,9 +9,9 @@ use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queu
 use crate::core::pressure::LEAST_RESERVE;
 use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
-use crate::supervise::{application, auditing};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
+use crate::supervise::{application, auditing};
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -123,7 +123,10 @@ async fn try_reconnect(shared: &Rc<Shared>, fresh: bool, deadline: Instant) -> R
         lost
     };
     // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
-    let ((), answers) = tokio::join!(auditing::deletions_after_a_kill(shared), session.reanswers(deadline.into()));
+    let ((), answers) = tokio::join!(
+        auditing::deletions_after_a_kill(shared),
+        session.reanswers(deadline.into())
+    );
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();

@@ -13,6 +13,7 @@ FAULTS = {
     "bucket answers 500": (1, 0.5, 8),
     "bucket cuts connections": (2, 0, 0),
     "bucket's answer lost": (2, 0, 0),
+    "bucket's upload arrives late": (2, 1, 8),
     "bucket slow": (1, 1, 8),
     "bucket's server killed": (1, 0.5, 5),
     "app killed": (1, 0, 0),

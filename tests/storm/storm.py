@@ -211,15 +211,12 @@ class Storm:
         return self.sky.proxy.ok
 
     def on_bucket_silent(self, _):
+        """What is on its way meanwhile arrives afterwards, when its sender has long given it up and sent something newer."""
         self.sky.proxy.silent()
+        return self.sky.proxy.ok
 
-        def back():
-            # What was on its way is lost. A request that is delivered after its sender has given it up is another fault, and one
-            # that nobody can see from here: docs/SEMANTICS.md, "Not yet".
-            self.sky.proxy.refuse()
-            self.sky.proxy.ok()
-
-        return back
+    def on_bucket_upload_arrives_late(self, _):
+        return self.sky.proxy.hold_next(b"PUT /").deliver
 
     def on_bucket_answers_503(self, _):
         body = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
