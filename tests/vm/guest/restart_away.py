@@ -38,8 +38,7 @@ try:
         time.sleep(0.05)
     emit("alive", longest=round(longest, 2))
     wait_until(lambda: tenant.ready() and tenant.service_pid("app") not in (None, app), 60, lambda: f"ready again: {tenant.log()[-3000:]}")
-    cwd = os.readlink(f"/proc/{tenant.service_pid('app')}/cwd")
-    emit("again", right_directory=cwd == str(tenant.mount))
+    wait_until(lambda: os.readlink(f"/proc/{tenant.service_pid('app')}/cwd") == str(tenant.mount), 30, "the app is in its directory")
     end = tenant.stop()
     emit("exit", code=end.code, stored=s3.read("note.md") == "words\n")
 finally:
