@@ -209,6 +209,16 @@ impl Bucket {
     }
 }
 
+/// Is this Tigris (one service, two names)?
+pub(crate) fn is_tigris(endpoint: &str) -> bool {
+    let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    ["tigris.dev", "storage.dev"].iter().any(|domain| {
+        host.strip_suffix(domain)
+            .is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
+    })
+}
+
 /// Plain HTTP needs no certificates, so it also works on a machine that has none.
 fn http_client(tls: bool) -> SharedHttpClient {
     if tls {

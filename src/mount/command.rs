@@ -16,7 +16,7 @@ use super::mountinfo::REMOTE;
 use crate::config::Mount;
 use crate::core::event::Driver;
 use crate::credentials::Storage;
-use crate::storage::AUTHOR;
+use crate::storage::{AUTHOR, is_tigris};
 
 /// Longest path a Unix socket can have: sun_path of unix(7) without its final NUL.
 const SOCKET_PATH_MAX: usize = 107;
@@ -190,16 +190,6 @@ fn nfs_options(mount: &Mount, guard: u16) -> String {
 /// A Go duration.
 fn seconds(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
-}
-
-/// Is this Tigris (one service, two names)?
-fn is_tigris(endpoint: &str) -> bool {
-    let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    let host = host.split(['/', ':']).next().unwrap_or_default();
-    ["tigris.dev", "storage.dev"].iter().any(|domain| {
-        host.strip_suffix(domain)
-            .is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
-    })
 }
 
 /// The text of rclone's configuration file. Wiped from memory when dropped.

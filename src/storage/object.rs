@@ -9,7 +9,7 @@ use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 
-use super::{Bucket, StorageError, error};
+use super::{Bucket, StorageError, error, is_tigris};
 
 /// An object of ours that is larger was not written by us.
 const LARGEST: usize = 1024 * 1024;
@@ -79,14 +79,20 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn head(&self, key: &str) -> Result<Option<Head>, StorageError> {
-        match self
+        let consistent = is_tigris(&self.target.endpoint);
+        let asked = self
             .client
             .head_object()
             .bucket(&self.target.bucket)
             .key(key)
-            .send()
-            .await
-        {
+            .customize()
+            .mutate_request(move |request| {
+                // Without it a bucket in several regions may answer with what was there before.
+                if consistent {
+                    request.headers_mut().insert("X-Tigris-Consistent", "true");
+                }
+            });
+        match asked.send().await {
             Ok(found) => Ok(Some(Head {
                 size: found
                     .content_length()
