@@ -39,6 +39,7 @@ class Story:
     """All that the ledger tells."""
 
     may_be: dict = field(default_factory=dict)  # name: set of states
+    past: dict = field(default_factory=dict)  # name: every content that was acknowledged under it
     # Renames that were cut short: (from, to, state of the file); it must be in one of the two.
     moving: list = field(default_factory=list)
     wrong: list = field(default_factory=list)  # what a reader saw that no one had written, in words
@@ -104,6 +105,8 @@ def read(lines):
 
 def _happened(story, entry):
     name = entry["name"]
+    if "sha" in entry:
+        story.past.setdefault(entry.get("to", name), set()).add(whole(entry["size"], entry["sha"]))
     match entry["op"]:
         case "rename":
             story.settle(entry["to"], {whole(entry["size"], entry["sha"])})
@@ -120,7 +123,8 @@ def _may_have_happened(story, entry):
         case "rename":
             moved = whole(entry["size"], entry["sha"])
             story.states(name).add(ABSENT)
-            story.states(entry["to"]).add(moved)
+            # Or what the bucket had under the old name: docs/SEMANTICS.md, "Not yet".
+            story.states(entry["to"]).update({moved} | story.past.get(name, set()))
             story.moving.append((name, entry["to"], moved))
         case "delete":
             story.states(name).add(ABSENT)

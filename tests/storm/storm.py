@@ -144,6 +144,7 @@ class Storm:
         # The weather goes on: an outage of two seconds is not one until the deadline of a stop.
         wait_until(lambda: self.heal() or not self.tenant.running(), 150, lambda: f"{how}: {self.tenant.log()[-2000:]}", every=0.1)
         end = self.tenant.wait(30)
+        self.lose_in_flight()
         self.report.ends[end.code] += 1
         stored = bool(end.verdict and end.verdict["stored"])
         said = f"{'stored' if stored else 'not all stored'}, {end.verdict.get('reason')}" if end.verdict else "no verdict"
@@ -151,6 +152,10 @@ class Storm:
         if stored:
             self.compare(f"after an end that says stored ({how})")
         return end
+
+    def lose_in_flight(self):
+        """A request that arrives after the end of the machine that sent it is another fault: docs/SEMANTICS.md, "Not yet"."""
+        self.sky.proxy.lose()
 
     def expect_running(self):
         """An end that no fault of the schedule asked for must be one that says why, and is followed by a new start."""
@@ -272,6 +277,7 @@ class Storm:
 
     def on_machine_dead_disk_kept(self, _):
         self.tenant.kill()
+        self.lose_in_flight()
         self.report.ends["dead"] += 1
         self.launch()
 

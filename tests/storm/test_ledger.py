@@ -52,6 +52,16 @@ def test_a_rename_that_was_cut_short_leaves_the_file_in_one_of_two_places():
     assert any("neither" in words for words in found(story, {}))
 
 
+def test_the_target_of_a_rename_that_was_cut_short_is_what_it_was_or_a_content_of_the_source():
+    story = told(*WRITTEN, put("2", "b", NEW), {"ok": "2"}, put("3", "a", OLD + NEW, op="append", before=len(OLD)), {"ok": "3"},
+                 put("4", "a", OLD + NEW, op="rename", to="b"), {"error": "4", "code": "ECONNABORTED"})
+    for target in (NEW, OLD, OLD + NEW):
+        assert found(story, {"a": OLD + NEW, "b": target}) == []
+    assert found(story, {"b": OLD + NEW}) == []
+    assert found(story, {"b": OLD}), "the file itself is in neither place"
+    assert found(story, {"a": OLD + NEW}) and found(story, {"a": OLD + NEW, "b": b""})
+
+
 def test_a_deletion_that_was_acknowledged_stays_one():
     story = told(*WRITTEN, {"begin": "2", "op": "delete", "name": "a"}, {"ok": "2"})
     assert found(story, {}) == []
