@@ -43,3 +43,26 @@ def test_unsent_files_are_whole_after_a_start_during_an_outage(make_tenant, s3_s
             expected[name] += "appended\n"
         assert again.stop().code == 0
         assert {name: s3_server.read(name) for name in s3_server.objects()} == expected
+
+
+def test_an_unsent_file_is_there_although_the_bucket_was_away_when_rclone_started(make_tenant, s3_server):
+    """rclone uploads it and makes no entry of it in its directory."""
+    with FaultProxy(s3_server.port) as bucket:
+        env = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{bucket.port}"}
+        tenant = make_tenant(s3_server, env=env).start().wait_ready()
+        (tenant.mount / "folder").mkdir()
+        assert os.listdir(tenant.mount / "folder") == []  # known from now on
+        bucket.status(503)
+        (tenant.mount / "folder/note.md").write_text("acknowledged\n")
+        tenant.kill()
+        bucket.ok()
+        # The entry of the file's directory is made after this request.
+        away = bucket.before_next(b"max-keys=1000&prefix= ", bucket.refuse)
+        again = make_tenant(s3_server, env=env).start()
+        assert away.wait(30)
+        wait_until(lambda: "failed to reload item" in again.log(), 30, lambda: again.log()[-2000:])
+        bucket.ok()
+        again.wait_ready()
+        assert (again.mount / "folder/note.md").read_text() == "acknowledged\n"
+        assert again.stop().code == 0
+        assert s3_server.read("folder/note.md") == "acknowledged\n"

@@ -119,15 +119,16 @@ def _happened(story, entry):
 
 def _may_have_happened(story, entry):
     name = entry["name"]
+    # What the bucket had under the name when the cache had something newer: docs/SEMANTICS.md, "Not yet".
+    older = story.past.get(name, set())
     match entry["op"]:
         case "rename":
             moved = whole(entry["size"], entry["sha"])
-            story.states(name).add(ABSENT)
-            # Or what the bucket had under the old name: docs/SEMANTICS.md, "Not yet".
-            story.states(entry["to"]).update({moved} | story.past.get(name, set()))
+            story.states(name).update({ABSENT} | older)
+            story.states(entry["to"]).update({moved} | older)
             story.moving.append((name, entry["to"], moved))
         case "delete":
-            story.states(name).add(ABSENT)
+            story.states(name).update({ABSENT} | older)
         case "replace":
             story.states(name).add(whole(entry["size"], entry["sha"]))
         case "write":
