@@ -321,9 +321,10 @@ class Storm:
         """The weather is fine again: ready by itself, everything uploaded, a clean end, and the bucket is as it must be."""
         self.clear()
         began = time.monotonic()
+        # The last fault may not have been noticed yet.
+        self.wait(2)
         if self.ready_again():
             self.report.slowest_recovery = time.monotonic() - began
-            self.wait(2)
             self.last_stop()
 
     def clear(self):

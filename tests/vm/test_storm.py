@@ -8,7 +8,7 @@ import pytest
 from lib import vm
 from storm.seeds import said, seeds
 
-STEPS = 5
+STEPS = 4
 
 
 @pytest.mark.timeout(700)
