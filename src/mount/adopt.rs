@@ -14,7 +14,7 @@
 //! has no entry at all, because the bucket did not answer when rclone made it ("failed to add virtual dir entry"): it is
 //! uploaded first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
@@ -130,9 +130,10 @@ impl Inner {
             // What fails is not tried without a pause.
             sleep(if waiting.is_empty() { PAUSE } else { HURRY_MOST }).await;
         }
-        let directories: HashSet<&str> = late
+        // With those above them, from the root on: rclone may not know a directory that came with its first file.
+        let directories: BTreeSet<&str> = late
             .iter()
-            .map(|name| name.rsplit_once('/').map_or("", |(directory, _)| directory))
+            .flat_map(|name| name.match_indices('/').map(|(at, _)| &name[..at]).chain([""]))
             .collect();
         tracing::info!(
             files = late.len(),
