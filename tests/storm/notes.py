@@ -112,12 +112,6 @@ class NotesStorm(Storm):
             self.wait_working()
         super().strike(step)
 
-    def wait_working(self, most=30):
-        """Until a few more calls were acknowledged, or `most` seconds."""
-        wanted, end = self.story().acknowledged + 4, time.monotonic() + most
-        while self.story().acknowledged < wanted and time.monotonic() < end:
-            self.wait(0.2)
-
     def go_home(self):
         for client in self.clients:
             client.ending.set()

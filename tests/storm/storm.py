@@ -325,7 +325,18 @@ class Storm:
         self.wait(2)
         if self.ready_again():
             self.report.slowest_recovery = time.monotonic() - began
+            if not self.wait_working():
+                self.report.problems.append("nothing was acknowledged for 30 s after it was ready again")
             self.last_stop()
+
+    def wait_working(self, most=30):
+        """Until a few more calls were acknowledged; False when they were not within `most` seconds."""
+        wanted, end = self.story().acknowledged + 4, time.monotonic() + most
+        while self.story().acknowledged < wanted:
+            if time.monotonic() > end:
+                return False
+            self.wait(0.2)
+        return True
 
     def clear(self):
         self.heal(everything=True)
