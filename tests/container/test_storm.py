@@ -11,7 +11,7 @@ from storm.seeds import said, seeds
 from storm.storm import Storm
 
 pytestmark = pytest.mark.timeout(600)
-NOTES_STEPS = 4
+NOTES_STEPS = 3
 
 
 @pytest.mark.parametrize("seed", seeds())
