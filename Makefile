@@ -53,8 +53,8 @@ bench-index: image ## what the index costs: local SQLite, ours, a naive remote d
 bench-drain: build ## what a stop costs over the bare upload of the same files, over several links
 	@scripts/bench-drain.sh
 
-storm: build ## random faults over a tenant with a writer, for MINUTES (10) minutes; SEED repeats one, STORM_WHERE=container
-	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" $(if $(SEED),--seed "$(SEED)")
+storm: build ## random faults over a tenant, for MINUTES (10) minutes; SEED repeats one; STORM_WHERE=container, vm, notes (basic-memory and its index)
+	@scripts/storm.sh --minutes "$(or $(MINUTES),10)" --where "$(or $(STORM_WHERE),host)" --steps "$(or $(STORM_STEPS),6)" $(if $(SEED),--seed "$(SEED)")
 
 faults: image ## the table of docs/FAULTS.md: faults under tenant-init and under the usual shell entry point; FAULTS="--seconds 600"
 	@scripts/faults.sh $(FAULTS)

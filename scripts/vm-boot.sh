@@ -42,6 +42,8 @@ fi
 install -m 755 "$repo/tests/vm/init.sh" "$guest/vm/init"
 
 ulimit -c 0
+# The machine's memory is a file in this folder, and only the chroot's own are there.
+export TMPDIR=/tmp
 # Not exec: the first process of a PID namespace survives its own abort(), which is how this kernel ends a panic.
 chroot "$work/room" /usr/bin/linux.uml mem="${VM_MEM}M" seccomp=on ubd0=/disk root=/dev/root rootfstype=hostfs rootflags=/guest rw \
     init=/vm/init panic=-1 con=null con0=fd:0,fd:1 quiet

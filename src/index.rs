@@ -33,7 +33,7 @@ pub mod watch;
 pub use anew::put_aside;
 pub use embeddings::mark_missing as mark_missing_embeddings;
 pub use error::IndexError;
-pub use lease::{Claimant, Granted, LeaseError, RemoteState};
+pub use lease::{Claimant, Granted, LeaseError, RemoteState, Taken};
 pub use open::{How, OpenError, Opened};
 pub use outbox::{Pending, pending};
 pub use remote::{Probe, Remote};

@@ -109,12 +109,16 @@ pub fn spawn(spec: &Spec) -> io::Result<(Child, Group)> {
     if let Some(user) = &spec.user {
         command.arg("--user").arg(user);
     }
+    // Not by `current_dir`, see `launch`.
+    if let Some(directory) = &spec.directory {
+        command.arg("--directory").arg(directory);
+    }
     command
         .arg("--")
         .args(&spec.command)
         .env_clear()
         .envs(spec.environment.iter().map(|(k, v)| (k, v)))
-        .current_dir(spec.directory.clone().unwrap_or_else(|| PathBuf::from("/")))
+        .current_dir("/")
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -82,6 +82,17 @@ pub struct Granted {
     pub state: RemoteState,
 }
 
+/// What [`last_taken`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Of the database.
+    pub database_id: String,
+    /// As which it was taken.
+    pub epoch: u64,
+    /// By whom.
+    pub holder: String,
+}
+
 /// Why the lease is not ours. Contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
@@ -234,6 +245,23 @@ impl Lease {
             holder: self.holder.clone(),
             expires_in: Duration::from_millis(left.unsigned_abs()),
         })
+    }
+}
+
+/// Who took the lease last, and as which epoch; `None` when nobody ever did. One request that changes nothing.
+///
+/// # Errors
+/// The database did not answer, or with something else.
+pub async fn last_taken(remote: &Remote, limit: Duration) -> Result<Option<Taken>, IndexError> {
+    let mut answer = remote.batch(vec![step(select())], limit).await?;
+    match answer.error(0) {
+        Some(error) if is_missing_table(error) => Ok(None),
+        Some(error) => Err(remote.failed(error)),
+        None => Ok(Lease::read(remote, &mut answer, 0)?.map(|lease| Taken {
+            database_id: lease.database_id,
+            epoch: lease.epoch,
+            holder: lease.holder,
+        })),
     }
 }
 

@@ -2,7 +2,7 @@
 //! kernel kills for memory, clean signals.
 //!
 //! The supervisor starts `tenant-init launch [OPTIONS] -- CMD ARGS…` with an ordinary `Command`, which gives the child its environment,
-//! directory, pipes and process group. A fresh process of ours then does here what between fork and exec in a process with threads
+//! pipes and process group. A fresh process of ours then does here what between fork and exec in a process with threads
 //! would be `unsafe` and hard to report on, and becomes CMD: the pid stays, nothing remains in between.
 //!
 //! * All dispositions become default and the mask empty, 32 and 33 included: Rust's runtime ignores SIGPIPE, the supervisor
@@ -12,6 +12,8 @@
 //! * `--own-output` leaves the command two more descriptors: reading ends of the pipes that its stdout and stderr are. When the
 //!   supervisor dies, its last lines must not kill it (SIGPIPE) before it has written its files. Before the change of user: these pipes
 //!   are ours.
+//! * `--directory` is entered here and not before the exec of this program, which the supervisor waits for: the directory may be on an
+//!   NFS mount whose guard is a task of that very thread.
 //! * `--parent-death-signal` is off unless asked for: a mounter that died with the supervisor would take what it has not stored yet
 //!   along. It suits probes, which mean nothing once nobody waits for them. Set after the change of user, which clears it, and it is
 //!   tied to the thread that started us, so the supervisor must start such children from a thread that lives as long as it does.
@@ -50,6 +52,8 @@ pub struct Options {
     pub umask: Option<u32>,
     /// stdout and stderr do not break when nobody reads them any more.
     pub own_output: bool,
+    /// Working directory; otherwise that of the supervisor.
+    pub directory: Option<PathBuf>,
     /// Signal that the command gets when the supervisor dies: PR_SET_PDEATHSIG(2const).
     pub parent_death_signal: Option<i32>,
 }
@@ -166,6 +170,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<(Options, Vec<OsStr
             "--user" => options.user = Some(value(name, &mut args)?),
             "--oom-score-adj" => options.oom_score_adj = Some(number(name, &mut args, 10)?),
             "--umask" => options.umask = Some(number(name, &mut args, 8)?.unsigned_abs()),
+            "--directory" => options.directory = Some(args.next().map(PathBuf::from).ok_or_else(|| missing(name))?),
             "--parent-death-signal" => options.parent_death_signal = Some(number(name, &mut args, 10)?),
             _ => return Err(Error::Usage(format!("unknown option {arg:?}"))),
         }
@@ -181,7 +186,11 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<(Options, Vec<OsStr
 fn value(name: &str, args: &mut impl Iterator<Item = OsString>) -> Result<String, Error> {
     args.next()
         .and_then(|value| value.into_string().ok())
-        .ok_or_else(|| Error::Usage(format!("{name} needs a value")))
+        .ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> Error {
+    Error::Usage(format!("{name} needs a value"))
 }
 
 fn number(name: &str, args: &mut impl Iterator<Item = OsString>, radix: u32) -> Result<i32, Error> {
@@ -203,6 +212,9 @@ impl Options {
         pair("--oom-score-adj", self.oom_score_adj.map(|n| n.to_string()));
         pair("--umask", self.umask.map(|n| format!("{n:o}")));
         pair("--parent-death-signal", self.parent_death_signal.map(|n| n.to_string()));
+        if let Some(directory) = &self.directory {
+            args.extend(["--directory".into(), directory.into()]);
+        }
         if self.no_core {
             args.push("--no-core".into());
         }
@@ -245,6 +257,9 @@ fn prepare(options: &Options, command: &OsStr) -> Result<(), Error> {
     if options.own_output {
         keep_reading_end(libc::STDOUT_FILENO);
         keep_reading_end(libc::STDERR_FILENO);
+    }
+    if let Some(directory) = &options.directory {
+        unistd::chdir(directory).map_err(failed(&format!("entering {}", directory.display())))?;
     }
     if options.no_core {
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("forbidding core dumps"))?;
@@ -380,6 +395,7 @@ mod tests {
             no_new_privs: true,
             umask: Some(0o027),
             own_output: true,
+            directory: Some("/srv".into()),
             parent_death_signal: Some(libc::SIGKILL),
         };
         let command: Vec<OsString> = vec!["sh".into(), "--user".into(), "--".into()];

@@ -7,14 +7,17 @@
 //!
 //! A file that is opened once before its upload begins is connected, so each of them is ([`visit`]). For that, a life that
 //! begins with unsent files has a longer write-back delay ([`delay`]), long enough for rclone to look them all up and for
-//! us to open them. It can't be changed back while rclone runs; so from then on uploads are made due from here, when they
-//! have waited as long as `mount.write_back` says ([`hurry`]). A file whose upload was faster all the same gets its entry
-//! from the bucket: its directory is listed again.
+//! us to open them. It can't be changed back while rclone runs; so once that is done uploads are made due from here, when
+//! they have waited as long as `mount.write_back` says ([`hurry`]). Not before: a bucket that comes back late would get them
+//! while they are being opened, and the kernel keeps for `mount.attribute_timeout` what it sees of such a file: no bytes. A
+//! file whose upload was faster all the same gets its entry from the bucket: its directory is listed again. So does a file that
+//! has no entry at all, because the bucket did not answer when rclone made it ("failed to add virtual dir entry"): it is
+//! uploaded first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -46,7 +49,7 @@ pub(super) fn delay(write_back: Duration, unsent: usize) -> Duration {
 }
 
 /// Makes uploads due that have waited for `write_back`, until the session ends.
-pub(super) async fn hurry(session: Weak<Inner>, write_back: Duration) {
+async fn hurry(session: Weak<Inner>, write_back: Duration) {
     let pause = (write_back / 2).clamp(HURRY_LEAST, HURRY_MOST);
     loop {
         sleep(pause).await;
@@ -75,6 +78,13 @@ impl Inner {
         }
     }
 
+    /// From now on uploads are due as configured.
+    pub(super) fn begin_to_hurry(self: &Arc<Self>) {
+        if self.write_back > self.wanted_write_back {
+            tokio::spawn(hurry(Arc::downgrade(self), self.wanted_write_back));
+        }
+    }
+
     async fn adopt_all(&self, deadline: Instant) -> Result<(), String> {
         if self.found.is_empty() {
             return Ok(());
@@ -93,27 +103,37 @@ impl Inner {
             files = files.len(),
             "opened the files that the rclone before left unsent"
         );
-        visited.map_err(|error| format!("opening the files that were left unsent failed: {error}"))?;
+        let missing = visited.map_err(|error| format!("opening the files that were left unsent failed: {error}"))?;
+        let missing: HashSet<&str> = missing.iter().map(String::as_str).collect();
         let mut late: HashSet<&str> = files.iter().map(|(name, _)| *name).collect();
         for item in self.queue_items().await? {
-            if !item.uploading {
+            if !item.uploading && !missing.contains(item.name.as_str()) {
                 late.remove(item.name.as_str());
             }
         }
         if late.is_empty() {
             return Ok(());
         }
-        while self
-            .queue_items()
-            .await?
-            .iter()
-            .any(|item| item.uploading && late.contains(item.name.as_str()))
-        {
-            sleep(PAUSE).await;
+        loop {
+            let queue = self.queue().await.map_err(|error| error.to_string())?;
+            let mut waiting = queue.clone();
+            waiting.items.retain(|item| missing.contains(item.name.as_str()));
+            if waiting.items.is_empty()
+                && !queue
+                    .items
+                    .iter()
+                    .any(|item| item.uploading && late.contains(item.name.as_str()))
+            {
+                break;
+            }
+            self.expire(&waiting).await.map_err(|error| error.to_string())?;
+            // What fails is not tried without a pause.
+            sleep(if waiting.is_empty() { PAUSE } else { HURRY_MOST }).await;
         }
-        let directories: HashSet<&str> = late
+        // With those above them, from the root on: rclone may not know a directory that came with its first file.
+        let directories: BTreeSet<&str> = late
             .iter()
-            .map(|name| name.rsplit_once('/').map_or("", |(directory, _)| directory))
+            .flat_map(|name| name.match_indices('/').map(|(at, _)| &name[..at]).chain([""]))
             .collect();
         tracing::info!(
             files = late.len(),
@@ -133,16 +153,19 @@ impl Inner {
         Ok(())
     }
 
-    /// In a child process, as everything that touches a mount.
-    async fn visit_through_the_mount(&self, files: &[(&str, u64)], deadline: Instant) -> Result<(), String> {
+    /// In a child process, as everything that touches a mount. Returns the names of files that are not there.
+    async fn visit_through_the_mount(&self, files: &[(&str, u64)], deadline: Instant) -> Result<Vec<String>, String> {
         let list = self.run_dir().join("unsent.json");
         let text = serde_json::to_vec(files).map_err(|error| error.to_string())?;
         fs::write(&list, text).map_err(|error| format!("{}: {error}", list.display()))?;
         let left = deadline.saturating_duration_since(Instant::now());
         let visited = self.prober.run_with(Kind::Visit, &[&self.path, &list], left).await;
+        let left = fs::read(&list);
         // It is in a directory of our own, and the next one replaces it.
         let _ = fs::remove_file(&list);
-        visited.map(drop).map_err(|error| error.to_string())
+        visited.map_err(|error| error.to_string())?;
+        let left = left.map_err(|error| format!("{}: {error}", list.display()))?;
+        serde_json::from_slice(&left).map_err(|error| error.to_string())
     }
 
     async fn queue_items(&self) -> Result<Vec<super::rc::QueueItem>, String> {

@@ -206,26 +206,29 @@ fn run(kind: Kind, path: &Path, list: Option<&Path>) -> Result<(), Failure> {
 }
 
 /// Reads the first byte of each file in the JSON list of names below `path` and lengths. An empty one is emptied instead:
-/// rclone does not look at it for a read. One that is not there is left out.
+/// rclone does not look at it for a read. The list is left with the names of those that are not there.
 fn visit(path: &Path, list: &Path) -> Result<(), Failure> {
     let text = std::fs::read(list).map_err(|error| Failure::io("reading the list of files", &error))?;
     let files: Vec<(String, u64)> =
         serde_json::from_slice(&text).map_err(|error| Failure::io("reading the list of files", &error.into()))?;
+    let mut missing = Vec::new();
     for (name, length) in files {
         let opened = OpenOptions::new()
             .read(length > 0)
             .write(length == 0)
-            .open(path.join(name));
+            .open(path.join(&name));
         let visited = opened.and_then(|mut file| match length {
             0 => file.set_len(0),
             _ => file.read(&mut [0]).map(drop),
         });
         match visited {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::io("opening a file", &error)),
-            _ => {}
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => missing.push(name),
+            Err(error) => return Err(Failure::io("opening a file", &error)),
         }
     }
-    Ok(())
+    let text = serde_json::to_vec(&missing).map_err(|error| Failure::io("writing the list of files", &error.into()))?;
+    std::fs::write(list, text).map_err(|error| Failure::io("writing the list of files", &error))
 }
 
 fn statvfs(path: &Path) -> Result<(), Failure> {

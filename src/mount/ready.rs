@@ -134,6 +134,7 @@ impl Session {
     /// As soon as it is known that it will not be, at the latest at `deadline`. The mounter is left running.
     pub async fn ready(&self, deadline: Instant) -> Result<Duration, NotReady> {
         self.unless_exited(self.0.become_ready(deadline)).await?;
+        self.0.begin_to_hurry();
         Ok(self.0.started.elapsed())
     }
 }
@@ -159,6 +160,7 @@ impl Session {
     pub async fn rejoin(&self, deadline: Instant) -> Result<(), NotReady> {
         self.unless_exited(async {
             self.0.adopts(deadline).await?;
+            self.0.begin_to_hurry();
             self.0.join();
             self.0.probe(Kind::Look, "looking into the mount", deadline).await
         })
@@ -184,8 +186,13 @@ impl Inner {
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
     }
 
+    /// A bucket that went away meanwhile is why it failed.
     async fn adopts(&self, deadline: Instant) -> Result<(), NotReady> {
-        self.adopt(deadline).await.map_err(|step| NotReady::Late {
+        let Err(step) = self.adopt(deadline).await else {
+            return Ok(());
+        };
+        self.storage_answers(Instant::now() + RC_LIMIT).await?;
+        Err(NotReady::Late {
             path: self.path.display().to_string(),
             step,
             words: self.words(),

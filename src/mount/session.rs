@@ -81,6 +81,8 @@ pub(super) struct Inner {
     pub(super) bucket: String,
     /// rclone's delay; longer than configured in a life that began with unsent files.
     pub(super) write_back: Duration,
+    /// `mount.write_back`; rclone's may be longer, see `adopt`.
+    pub(super) wanted_write_back: Duration,
     /// The files that were unsent when it began.
     pub(super) found: Vec<Pending>,
     pub(super) started: Instant,
@@ -287,6 +289,7 @@ impl Session {
             cache_dir: mount.cache_dir,
             bucket: plan.storage.bucket,
             write_back: mount.write_back,
+            wanted_write_back: write_back,
             found,
             started,
             rc,
@@ -302,9 +305,6 @@ impl Session {
             run,
             nfs,
         });
-        if inner.write_back > write_back {
-            tokio::spawn(adopt::hurry(Arc::downgrade(&inner), write_back));
-        }
         Ok(Session(inner))
     }
 

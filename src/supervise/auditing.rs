@@ -257,6 +257,6 @@ async fn refresh(shared: &Shared, ledger: &Ledger) {
     }
 }
 
-fn folder(name: &str) -> &str {
+pub(super) fn folder(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
 }

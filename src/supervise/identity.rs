@@ -10,6 +10,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::index::Taken;
+
 const MACHINE: &str = "machine-id";
 const LAST: &str = "last-lease.json";
 
@@ -18,6 +20,28 @@ const LAST: &str = "last-lease.json";
 struct Last {
     database_id: String,
     epoch: u64,
+    /// It was asked for again, and nobody has heard the answer yet: the database may have granted it.
+    #[serde(default)]
+    asked: bool,
+}
+
+impl Last {
+    fn read(cache_dir: &Path) -> Option<Last> {
+        let bytes = fs::read(cache_dir.join(LAST)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn write(&self, cache_dir: &Path) {
+        let written = serde_json::to_vec(self)
+            .map_err(io::Error::from)
+            .and_then(|bytes| replace(&cache_dir.join(LAST), &bytes));
+        if let Err(error) = written {
+            tracing::warn!(
+                event = "lease_not_noted",
+                "cannot keep {LAST} beside the cache: {error}"
+            );
+        }
+    }
 }
 
 /// Name for people and a part that is this disk's alone: `NAME/RANDOM`. A disk that cannot keep it gets a new one.
@@ -61,27 +85,44 @@ pub fn held_a_lease(cache_dir: &Path) -> bool {
 
 /// Has another machine held the lease between this disk's last one and `epoch`?
 pub fn another_machine_wrote_since(cache_dir: &Path, database_id: &str, epoch: u64) -> bool {
-    let last = fs::read(cache_dir.join(LAST))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Last>(&bytes).ok());
     // Without a note this disk never held a lease: what it has is from a life without a database.
-    last.is_some_and(|last| last.database_id == database_id && epoch > last.epoch + 1)
+    Last::read(cache_dir).is_some_and(|last| last.database_id == database_id && epoch > last.epoch + 1)
 }
 
 /// Remembers the lease. A disk that cannot is treated as one that never held it.
 pub fn note(cache_dir: &Path, database_id: &str, epoch: u64) {
-    let last = Last {
+    Last {
         database_id: database_id.to_owned(),
         epoch,
-    };
-    let written = serde_json::to_vec(&last)
-        .map_err(io::Error::from)
-        .and_then(|bytes| replace(&cache_dir.join(LAST), &bytes));
-    if let Err(error) = written {
-        tracing::warn!(
-            event = "lease_not_noted",
-            "cannot keep {LAST} beside the cache: {error}"
-        );
+        asked: false,
+    }
+    .write(cache_dir);
+}
+
+/// Remembers that the lease is being asked for (`asked`), or that the answer was no. Nothing to remember on a disk that
+/// never held one.
+pub fn note_asked(cache_dir: &Path, asked: bool) {
+    if let Some(last) = Last::read(cache_dir)
+        && last.asked != asked
+    {
+        Last { asked, ..last }.write(cache_dir);
+    }
+}
+
+/// Did this disk ask for the lease without hearing the answer? Then what the database says now (`last_taken`) has to be
+/// looked at before it is asked again: see [`heard`].
+pub fn waits_for_an_answer(cache_dir: &Path) -> bool {
+    Last::read(cache_dir).is_some_and(|last| last.asked)
+}
+
+/// The answer that was not heard, as the database tells it afterwards: if the epoch after this disk's last one was taken by
+/// `holder`, which is us, then that was our request, and no other machine came between.
+pub fn heard(cache_dir: &Path, holder: &str, taken: &Taken) {
+    let ours = taken.holder == holder
+        && Last::read(cache_dir)
+            .is_some_and(|last| last.asked && last.database_id == taken.database_id && taken.epoch == last.epoch + 1);
+    if ours {
+        note(cache_dir, &taken.database_id, taken.epoch);
     }
 }
 
@@ -114,5 +155,49 @@ mod tests {
             !another_machine_wrote_since(dir.path(), "other", 6),
             "another database counts anew"
         );
+    }
+
+    #[test]
+    fn a_grant_that_was_not_heard_is_known_by_its_holder() {
+        let taken = |epoch, holder: &str| Taken {
+            database_id: "db".into(),
+            epoch,
+            holder: holder.into(),
+        };
+        for (found, gap) in [
+            (taken(5, "us"), false),   // granted, and nobody heard
+            (taken(4, "us"), false),   // never arrived: the next one is 5, no gap
+            (taken(5, "other"), true), // another one has it
+            (taken(6, "us"), true),    // somebody had 5
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            note(dir.path(), "db", 4);
+            assert!(!waits_for_an_answer(dir.path()));
+            note_asked(dir.path(), true);
+            assert!(waits_for_an_answer(dir.path()));
+            heard(dir.path(), "us", &found);
+            assert_eq!(
+                another_machine_wrote_since(dir.path(), "db", found.epoch + 1),
+                gap,
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_for_an_answer_that_was_not_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        note_asked(dir.path(), true);
+        assert!(!waits_for_an_answer(dir.path()), "a disk that never held a lease");
+        note(dir.path(), "db", 4);
+        note_asked(dir.path(), true);
+        note_asked(dir.path(), false);
+        let taken = Taken {
+            database_id: "db".into(),
+            epoch: 5,
+            holder: "us".into(),
+        };
+        heard(dir.path(), "us", &taken);
+        assert!(another_machine_wrote_since(dir.path(), "db", 6));
     }
 }

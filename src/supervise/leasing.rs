@@ -4,6 +4,7 @@
 //! basic-memory. The bucket keeps the database's identity (`.tenant-init/binding.json`): a tenant's bucket with another
 //! tenant's database is refused before anything is written on either side.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ pub async fn take_lease(shared: Rc<Shared>) {
         .borrow()
         .as_ref()
         .map(|binding| binding.database_id.clone());
-    let taken = lease::acquire(&indexing.remote, &indexing.claimant, bound_to.as_deref(), CALL).await;
+    let taken = ask(&shared.config.mount.cache_dir, indexing, bound_to.as_deref()).await;
     let latency = started.elapsed();
     let result = match taken {
         Ok(granted) => {
@@ -86,6 +87,23 @@ pub async fn take_lease(shared: Rc<Shared>) {
     };
     indexing.answered.set(Instant::now());
     shared.send(Event::Index(IndexEvent::Lease(result)));
+}
+
+/// Asks for the lease, and keeps on the disk that it did: a grant whose answer is lost leaves an epoch that nobody knows to be
+/// ours, and the next start would take it for another machine's.
+async fn ask(cache_dir: &Path, indexing: &Indexing, bound_to: Option<&str>) -> Result<Granted, LeaseError> {
+    let (remote, claimant) = (&indexing.remote, &indexing.claimant);
+    if identity::waits_for_an_answer(cache_dir)
+        && let Some(taken) = lease::last_taken(remote, CALL).await?
+    {
+        identity::heard(cache_dir, &claimant.holder, &taken);
+    }
+    identity::note_asked(cache_dir, true);
+    let answer = lease::acquire(remote, claimant, bound_to, CALL).await;
+    if let Err(LeaseError::Held { .. } | LeaseError::OtherTenant(_)) = &answer {
+        identity::note_asked(cache_dir, false);
+    }
+    answer
 }
 
 async fn finish_lease(

@@ -7,8 +7,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::mount::{self, RcError};
+use crate::mount::RcError;
 use crate::storage::Folders;
+use crate::supervise::auditing;
 use crate::supervise::effects::Shared;
 
 /// A large bucket is listed less often: this long for each request that it takes.
@@ -55,7 +56,7 @@ async fn read_again(shared: &Shared, changed: Vec<String>) -> bool {
             .ledger
             .deletions()
             .iter()
-            .any(|(name, _)| mount::folder(name) == folder)
+            .any(|(name, _)| auditing::folder(name) == folder)
         {
             // Not before those are carried out, and then by whoever does that.
             shared.stale_folders.borrow_mut().insert(folder);

@@ -84,6 +84,21 @@ async fn a_lease_that_ran_out_can_be_taken_and_a_crashed_holder_gets_its_own_bac
 }
 
 #[tokio::test]
+async fn who_took_it_last_can_be_asked_without_taking_it() {
+    let server = support::sqld(None);
+    let remote = remote(&server.url(), None);
+    assert_eq!(lease::last_taken(&remote, LIMIT).await, Ok(None));
+    let granted = acquire(&remote, &claimant("a")).await.unwrap();
+    for _ in 0..2 {
+        let last = lease::last_taken(&remote, LIMIT).await.unwrap().unwrap();
+        assert_eq!(
+            (last.database_id, last.epoch, last.holder.as_str()),
+            (granted.database_id.clone(), 1, "a")
+        );
+    }
+}
+
+#[tokio::test]
 async fn one_of_many_gets_it() {
     let server = support::sqld(None);
     let claims = (0..6).map(|number| {

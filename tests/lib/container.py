@@ -1,5 +1,6 @@
 """The tenant image in a container: podman and runc, as `docker run` would do it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -94,11 +95,13 @@ class Container:
         assert pid > 0, f"the container has ended:\n{self.log()[-2000:]}"
         self.frozen = [pid, *descendants(pid)]
         for pid in self.frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self):
         for pid in reversed(self.frozen):
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self):
         """SIGKILL for everything in it: the machine is gone. Its disk, when it has one of its own, is not."""

@@ -78,6 +78,7 @@ class FaultProxy:
         self._mode = ("ok", None)
         self._swallow = None  # (how many, predicate)
         self._hold = None  # (bytes in a request, Held)
+        self._era = 0  # requests of an earlier one are lost
         self._trap = None  # (bytes in a request, what happens before it goes on)
         self._clients = set()
         self._server = self._loop = None
@@ -173,6 +174,10 @@ class FaultProxy:
         self._hold = (matching, held)
         return held
 
+    def lose(self):
+        """Requests that are on their way or held back never arrive. Those that come now are as before."""
+        self._era += 1
+
     @property
     def counters(self):
         return replace(self._counters)
@@ -228,6 +233,7 @@ class FaultProxy:
         self._counters.requests += 1
         self._counters.bytes_up += len(request)
         self.seen.append(request.split(b"\r\n", 1)[0].decode(errors="replace"))
+        era = self._era
         await asyncio.sleep((round_trips + 0.5) * self.rtt_ms / 1000)
         if self._trap and self._trap[0] in request:
             (_, spring), self._trap = self._trap, None
@@ -237,6 +243,8 @@ class FaultProxy:
             held.arrived.set()
             await held.released.wait()
         await self._open.wait()
+        if era != self._era:
+            raise ConnectionError("lost on its way")
         mode, detail = self._mode
         if mode == "refuse":
             raise ConnectionError("refused while the request was on its way")

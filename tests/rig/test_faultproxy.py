@@ -178,6 +178,19 @@ def test_something_happens_in_front_of_a_request(proxy, server):
     assert server.done == [b"first", b"the second one again"]
 
 
+def test_what_is_on_its_way_can_be_lost(proxy, server):
+    held = proxy.hold_next(b"held")
+    connection = connect(proxy)
+    connection.request("POST", "/", b"held back")
+    assert held.arrived.wait(5)
+    proxy.lose()
+    held.deliver()
+    with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+        connection.getresponse()
+    assert post(connect(proxy), b"later") == (200, b"later")
+    assert server.done == [b"later"]
+
+
 def test_a_server_that_ends_an_idle_connection_is_no_fault(proxy, server):
     connection = connect(proxy)
     assert post(connection, b"a", "/leave")[0] == 200

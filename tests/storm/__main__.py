@@ -8,20 +8,45 @@ import tempfile
 import time
 from pathlib import Path
 
-from lib import dispositions, mounts
+from lib import dispositions, mounts, vm
 
 from .machines import Contained, Local
-from .storm import Storm
+from .notes import NotesStorm
+from .storm import Report, Storm
 
-KINDS = {"host": Local, "container": Contained}
+
+def here(kind):
+    """A storm over a tenant as `kind` of `machines`."""
+
+    def run(folder, seed, steps):
+        storm = Storm(folder, seed, lambda env: kind(folder / "tenant", env, storm.ledger, seed), steps=steps)
+        return storm.run()
+
+    return run
+
+
+def in_vm(folder, seed, steps):
+    """The same storm inside a virtual machine of its own: an NFS mount."""
+    run = vm.boot(folder, "run_storm.py", str(seed), str(steps), timeout=900)
+    told = run.of("storm")
+    if run.code or not told:
+        return Report(seed, problems=[f"the machine ended with {run.code}; its console: {folder / 'console.log'}"])
+    return Report(seed, problems=told[0]["problems"], acknowledged=told[0]["acknowledged"], said=told[0]["words"])
+
+
+def with_notes(folder, seed, steps):
+    """basic-memory with its bucket and its index database, in a container."""
+    return NotesStorm(folder, seed, steps=steps).run()
+
+
+KINDS = {"host": here(Local), "container": here(Contained), "vm": in_vm, "notes": with_notes}
 
 
 def one(seed, kind, steps):
     """The report of one storm; its folder is kept when it found something."""
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     folder.chmod(0o755)
-    storm = Storm(folder, seed, lambda env: KINDS[kind](folder / "tenant", env, storm.ledger, seed), steps=steps)
-    report = storm.run()
+    report = KINDS[kind](folder, seed, steps)
     if not report.problems:
         mounts.detach_below(folder)
         shutil.rmtree(folder)
@@ -33,7 +58,7 @@ def main():
     options.add_argument("--minutes", type=float, default=10, help="begin no storm after this long (default: 10)")
     options.add_argument("--seed", help="one storm by this seed")
     options.add_argument("--steps", type=int, default=6, help="faults in a storm (default: 6)")
-    options.add_argument("--where", choices=KINDS, default="host", help="where the tenant lives (default: host)")
+    options.add_argument("--where", choices=KINDS, default="host", help="where the tenant lives (default: host); notes: basic-memory and its index, in a container")
     given = options.parse_args()
     dispositions.undo_inherited()
     end = time.monotonic() + given.minutes * 60

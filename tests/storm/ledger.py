@@ -39,12 +39,12 @@ class Story:
     """All that the ledger tells."""
 
     may_be: dict = field(default_factory=dict)  # name: set of states
+    past: dict = field(default_factory=dict)  # name: every content that was acknowledged under it
     # Renames that were cut short: (from, to, state of the file); it must be in one of the two.
     moving: list = field(default_factory=list)
     wrong: list = field(default_factory=list)  # what a reader saw that no one had written, in words
     acknowledged: int = 0
     errors: Counter = field(default_factory=Counter)
-    lives: int = 0
 
     def states(self, name):
         return self.may_be.setdefault(name, {ABSENT})
@@ -76,7 +76,6 @@ def read(lines):
         except ValueError:
             continue  # the machine ended in the middle of the line: before the operation, or after it and unheard
         if "look" in entry:
-            story.lives += 1
             for begin in open_.values():
                 _may_have_happened(story, begin)
             open_.clear()
@@ -88,6 +87,10 @@ def read(lines):
         elif "code" in entry:
             story.errors[entry["code"]] += 1
             _may_have_happened(story, open_.pop(entry["error"]))
+        elif "refused" in entry:
+            open_.pop(entry["refused"])  # there was nobody who could have heard it
+        elif "misread" in entry:
+            story.wrong.append(f"{entry['misread']}: read as {entry['size']} bytes {entry['sha']}, which is not what was acknowledged (ledger line {number})")
         elif "seen" in entry:
             story.seen(entry["seen"], entry["size"], entry["sha"], number)
         elif "wrong" in entry:
@@ -102,6 +105,8 @@ def read(lines):
 
 def _happened(story, entry):
     name = entry["name"]
+    if "sha" in entry:
+        story.past.setdefault(entry.get("to", name), set()).add(whole(entry["size"], entry["sha"]))
     match entry["op"]:
         case "rename":
             story.settle(entry["to"], {whole(entry["size"], entry["sha"])})
@@ -114,14 +119,16 @@ def _happened(story, entry):
 
 def _may_have_happened(story, entry):
     name = entry["name"]
+    # What the bucket had under the name when the cache had something newer: docs/SEMANTICS.md, "Not yet".
+    older = story.past.get(name, set())
     match entry["op"]:
         case "rename":
             moved = whole(entry["size"], entry["sha"])
-            story.states(name).add(ABSENT)
-            story.states(entry["to"]).add(moved)
+            story.states(name).update({ABSENT} | older)
+            story.states(entry["to"]).update({moved} | older)
             story.moving.append((name, entry["to"], moved))
         case "delete":
-            story.states(name).add(ABSENT)
+            story.states(name).update({ABSENT} | older)
         case "replace":
             story.states(name).add(whole(entry["size"], entry["sha"]))
         case "write":

@@ -1,8 +1,10 @@
 """Where a storm's tenant lives: as a process of this machine (or of the virtual one), or in a container."""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 from lib.container import Container
@@ -26,6 +28,9 @@ class Local(Tenant):
         # A new log for each life, so that what an earlier one said stays readable.
         self.process.out, self.process.err = (Path(folder) / f"{name}-{self.health_port}" for name in ("out", "err"))
 
+    def retire(self):
+        """Its disk, its log and what it left mounted stay, as the next life would find them."""
+
     def root_pid(self):
         return self.process.pid
 
@@ -39,23 +44,22 @@ class Local(Tenant):
     def freeze(self):
         self.frozen = [self.process.pid, *descendants(self.process.pid)]
         for pid in self.frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def thaw(self):
         for pid in reversed(self.frozen):
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
-class Contained(Container):
-    """In a container of the image; `disk` and the ledger's folder are of this machine."""
+class OnDisk(Container):
+    """In a container of the image. `disk` is a folder of this machine, and stays when the container is gone."""
 
-    def __init__(self, disk, env, ledger, seed):
-        disk = Path(disk)
-        disk.mkdir(parents=True, exist_ok=True)
-        options = ["--volume", f"{disk}:/var/lib/tenant-init", "--volume", f"{ledger.parent}:/ledger",
-                   "--volume", f"{WRITER.parent}:/storm:ro"]
-        command = ["run", "--", "/opt/basic-memory/bin/python", "/storm/writer.py", "/data", f"/ledger/{ledger.name}", str(seed)]
-        super().__init__(env=env | RESTART, options=options, command=command)
+    def __init__(self, disk, env, options=(), **kwargs):
+        self.disk = Path(disk)
+        self.disk.mkdir(parents=True, exist_ok=True)
+        super().__init__(env=env, options=["--volume", f"{self.disk}:/var/lib/tenant-init", *options], **kwargs)
 
     def root_pid(self):
         return self.pid()
@@ -64,8 +68,33 @@ class Contained(Container):
         return self.get("/readyz")[0] == 200
 
     def terminate(self):
-        if self.running():
+        with contextlib.suppress(subprocess.CalledProcessError):  # it has ended by itself
             self.signal("TERM")
 
+    def kill(self):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            super().kill()
+
+    def retire(self):
+        self.clean_up()
+
     def clean_up(self):
+        # Its log goes with it otherwise. The port is different in each life.
+        (self.disk.parent / f"err-{self.health_port}").write_text(self.log())
         self.remove()
+
+
+class Contained(OnDisk):
+    """With the writer as its app; the ledger's folder is of this machine."""
+
+    def __init__(self, disk, env, ledger, seed):
+        command = ["run", "--", "/opt/basic-memory/bin/python", "/storm/writer.py", "/data", f"/ledger/{ledger.name}", str(seed)]
+        super().__init__(disk, env | RESTART, ["--volume", f"{ledger.parent}:/ledger", "--volume", f"{WRITER.parent}:/storm:ro"],
+                         command=command)
+
+
+class WithNotes(OnDisk):
+    """With basic-memory, as the image has it."""
+
+    def __init__(self, disk, env, database_url):
+        super().__init__(disk, {**env, "DATABASE_URL": database_url, "TENANT_INIT_INDEX__LEASE_TTL": "5s"})

@@ -13,6 +13,7 @@ FAULTS = {
     "bucket answers 500": (1, 0.5, 8),
     "bucket cuts connections": (2, 0, 0),
     "bucket's answer lost": (2, 0, 0),
+    "bucket's upload arrives late": (2, 1, 8),
     "bucket slow": (1, 1, 8),
     "bucket's server killed": (1, 0.5, 5),
     "app killed": (1, 0, 0),
@@ -34,15 +35,15 @@ class Step:
     overlap: bool
 
 
-def schedule(seed, steps):
-    """`steps` faults."""
+def schedule(seed, steps, faults=FAULTS):
+    """`steps` of the `faults`."""
     source = random.Random(seed)
-    names = list(FAULTS)
-    weights = [FAULTS[name][0] for name in names]
+    names = list(faults)
+    weights = [faults[name][0] for name in names]
     made = []
     for _ in range(steps):
         name = source.choices(names, weights)[0]
-        _, shortest, longest = FAULTS[name]
+        _, shortest, longest = faults[name]
         made.append(Step(
             pause=round(source.choice((0, 0.3, 1, 3)) * source.uniform(0.5, 1.5), 2),
             fault=name,

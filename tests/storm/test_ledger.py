@@ -5,6 +5,7 @@ import json
 import pytest
 
 from storm import ledger
+from storm.client import body
 from storm.writer import digest
 
 OLD, NEW = b"old words\n", b"new words\n"
@@ -51,6 +52,16 @@ def test_a_rename_that_was_cut_short_leaves_the_file_in_one_of_two_places():
     assert any("neither" in words for words in found(story, {}))
 
 
+def test_the_target_of_a_rename_that_was_cut_short_is_what_it_was_or_a_content_of_the_source():
+    story = told(*WRITTEN, put("2", "b", NEW), {"ok": "2"}, put("3", "a", OLD + NEW, op="append", before=len(OLD)), {"ok": "3"},
+                 put("4", "a", OLD + NEW, op="rename", to="b"), {"error": "4", "code": "ECONNABORTED"})
+    for target in (NEW, OLD, OLD + NEW):
+        assert found(story, {"a": OLD + NEW, "b": target}) == []
+    assert found(story, {"b": OLD + NEW}) == []
+    assert found(story, {"b": OLD}), "the file itself is in neither place"
+    assert found(story, {"a": OLD + NEW}) and found(story, {"a": OLD + NEW, "b": b""})
+
+
 def test_a_deletion_that_was_acknowledged_stays_one():
     story = told(*WRITTEN, {"begin": "2", "op": "delete", "name": "a"}, {"ok": "2"})
     assert found(story, {}) == []
@@ -68,3 +79,24 @@ def test_what_a_reader_sees_must_have_been_written():
 def test_a_line_that_was_cut_short_is_no_promise():
     story = ledger.read([*(json.dumps(entry) for entry in ({"look": 1}, *WRITTEN)), '{"begin": "2", "op": "dele'])
     assert found(story, {"a": OLD}) == []
+
+
+def test_a_call_that_nobody_heard_has_changed_nothing():
+    story = told(*WRITTEN, put("2", "a", NEW), {"refused": "2"})
+    assert found(story, {"a": OLD}) == []
+    assert len(found(story, {"a": NEW})) == 1
+
+
+def test_an_answer_that_is_not_what_was_acknowledged_is_found_whatever_is_stored():
+    story = told(*WRITTEN, {"misread": "a", "size": 0, "sha": digest(b"")})
+    assert len(found(story, {"a": OLD})) == 1
+
+
+@pytest.mark.parametrize("text", ["---\ntitle: A\n---\n\n# A\none\n\n\ntwo", "# A\none\ntwo\n", "---\ntitle: A\n---\n# A\n\none\ntwo  \n"])
+def test_a_note_is_its_lines(text):
+    assert body(text) == b"# A\none\ntwo"
+
+
+@pytest.mark.parametrize("text", ["---\ntitle: A\n---\n\n# A\ntwo\none", "# A\none", "# A\none\ntw", ""])
+def test_a_note_that_lacks_a_word_is_another(text):
+    assert body(text) != b"# A\none\ntwo"

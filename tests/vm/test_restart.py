@@ -54,3 +54,11 @@ def test_an_rclone_that_hangs_is_replaced_as_well(tmp_path):
     assert (app["error_count"], app["errors"], app["wrong"]) == (0, [], {})
     assert (end["code"], end["wrong"], end["extra"]) == (0, {}, [])
     longest(run)
+
+
+@pytest.mark.timeout(300)
+def test_the_supervisor_goes_on_when_the_app_cannot_enter_its_directory(tmp_path):
+    """The directory is on the mount, whose guard lives in the supervisor: who starts the app must not wait for it."""
+    run = vm.boot(tmp_path, "restart_away.py", timeout=240).checked()
+    assert run.of("deaf") == []
+    assert run.one("exit") == {"event": "exit", "code": 0, "stored": True}

@@ -29,11 +29,15 @@ struct Connection {
 }
 
 /// Reads the first byte of each of these files (paths in the bucket, with their lengths), and writes nothing at the start
-/// of those that are empty, which rclone does not open for a read. A file that is not there is left out.
+/// of those that are empty, which rclone does not open for a read. Returns the names of those that are not there.
 ///
 /// # Errors
 /// When rclone can't be reached by `deadline`, or hangs up.
-pub(in crate::mount) async fn visit(upstream: SocketAddr, files: &[(&str, u64)], deadline: Instant) -> io::Result<()> {
+pub(in crate::mount) async fn visit(
+    upstream: SocketAddr,
+    files: &[(&str, u64)],
+    deadline: Instant,
+) -> io::Result<Vec<String>> {
     let stream = loop {
         match TcpStream::connect(upstream).await {
             Ok(stream) => break stream,
@@ -53,12 +57,14 @@ pub(in crate::mount) async fn visit(upstream: SocketAddr, files: &[(&str, u64)],
         .await?
         .ok_or_else(|| io::Error::other("no handle of the root"))?;
     let mut directories = HashMap::from([("", root)]);
+    let mut missing = Vec::new();
     for (path, length) in files {
-        if let Some(file) = connection.find(path, &mut directories).await? {
-            connection.open(&file, *length).await?;
+        match connection.find(path, &mut directories).await? {
+            Some(file) => connection.open(&file, *length).await?,
+            None => missing.push((*path).to_owned()),
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Asks rclone's server for nothing, on a connection of its own: an answer takes no lock and no bucket.
