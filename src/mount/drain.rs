@@ -86,7 +86,7 @@ impl Session {
         for id in orders.put_off {
             accept_gone(self.0.rc.put_off(id, PUT_OFF, RC_LIMIT).await)?;
         }
-        for id in orders.send {
+        if let Some(id) = orders.send {
             accept_gone(self.0.rc.expire(id, RC_LIMIT).await)?;
         }
         if orders.over {

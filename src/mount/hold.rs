@@ -7,10 +7,6 @@
 //! The single upload shows what our own probe can't see: that the bucket takes files after all, perhaps slowly. When it
 //! gets through, the next one follows at once. When the bucket is back, the first few go one by one too, until the pacer is
 //! quick again; then all the others.
-//!
-//! All but those whose upload was under way when the bucket fell silent: TCP sends what it has of it again, also when rclone
-//! has given it up, and a request that arrives late would put the older content over the newer one. The pauses between its
-//! tries double, so the next one comes before as much time again has passed. Until then the newer content waits.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +16,6 @@ use super::queue::Item;
 pub(super) const PUT_OFF: Duration = Duration::from_secs(60);
 /// … as soon as it would be due within this. Should nobody end the hold, rclone goes on by itself.
 const SOON: Duration = Duration::from_secs(30);
-/// What was just written is due sooner than this by itself.
-const FRESH: Duration = Duration::from_secs(5);
 /// Between two single uploads that do not get through.
 const TRY_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -30,15 +24,9 @@ const ONE_BY_ONE: u32 = 8;
 /// … for at most this long.
 const EASE_LIMIT: Duration = Duration::from_secs(10);
 
-/// An outage is noticed this late at most.
-const NOTICED: Duration = Duration::from_secs(6);
-/// The kernel gives up the data of a closed connection after some tries, so that no pause is longer than this.
-const LATE_LIMIT: Duration = Duration::from_secs(55);
-
 /// A hold under way.
 #[derive(Debug)]
 pub struct Hold {
-    began: Instant,
     tried: Instant,
     /// The file of the last single upload.
     pioneer: Option<u64>,
@@ -51,8 +39,8 @@ pub struct Hold {
 pub(super) struct Orders {
     /// Put these off.
     pub(super) put_off: Vec<u64>,
-    /// Upload these.
-    pub(super) send: Vec<u64>,
+    /// Upload this one.
+    pub(super) send: Option<u64>,
     /// The hold is over: upload all.
     pub(super) over: bool,
 }
@@ -62,7 +50,6 @@ impl Hold {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Hold {
-            began: now,
             tried: now,
             pioneer: None,
             eased: None,
@@ -83,49 +70,29 @@ impl Hold {
         if got_through {
             self.pioneer = None;
         }
-        let mut quick = false;
         if let Some((since, count)) = &mut self.eased {
             *count += u32::from(got_through);
-            quick = *count >= ONE_BY_ONE || now.saturating_duration_since(*since) >= EASE_LIMIT;
-        }
-        let in_doubt = |item: &Item| self.is_in_doubt(item, now);
-        if self.eased.is_some() && (quick || items.is_empty()) && !items.iter().any(in_doubt) {
-            return Orders {
-                over: true,
-                ..Orders::default()
-            };
+            if items.is_empty() || *count >= ONE_BY_ONE || now.saturating_duration_since(*since) >= EASE_LIMIT {
+                return Orders {
+                    over: true,
+                    ..Orders::default()
+                };
+            }
         }
         let waited = now.saturating_duration_since(self.tried) >= TRY_INTERVAL;
         let due = self.eased.is_some() || got_through || waited;
-        let ready = |item: &&Item| !item.uploading && !in_doubt(item);
-        let most = if quick { usize::MAX } else { 1 };
-        let free = if quick || (due && !busy) { most } else { 0 };
-        let send = items.iter().filter(ready).filter(|item| !quick || item.due > FRESH);
-        let send: Vec<u64> = send.take(free).map(|item| item.id).collect();
-        let held = |item: &&Item| {
-            let waits = !quick || in_doubt(item);
-            !item.uploading && item.due < SOON && waits && !send.contains(&item.id)
-        };
-        let put_off = items.iter().filter(held).map(|item| item.id).collect();
-        if let Some(first) = send.first() {
-            self.pioneer = Some(*first);
+        let idle = items.iter().find(|item| !item.uploading);
+        let send = idle.filter(|_| due && !busy).map(|item| item.id);
+        if send.is_some() {
+            self.pioneer = send;
             self.tried = now;
         }
+        let held = |item: &&Item| !item.uploading && item.due < SOON && Some(item.id) != send;
         Orders {
-            put_off,
+            put_off: items.iter().filter(held).map(|item| item.id).collect(),
             send,
             over: false,
         }
-    }
-
-    /// Can an older content of it still arrive at the bucket?
-    fn is_in_doubt(&self, item: &Item, now: Instant) -> bool {
-        let Some((back, _)) = self.eased else {
-            return false;
-        };
-        let lasted = back.saturating_duration_since(self.began) + NOTICED;
-        let during = |at: Instant| at + NOTICED >= self.began && at <= back;
-        item.uploaded_at.is_some_and(during) && now < back + lasted.min(LATE_LIMIT)
     }
 }
 
@@ -143,7 +110,6 @@ mod tests {
             uploading,
             failing: false,
             age: Duration::ZERO,
-            uploaded_at: None,
         }
     }
 
@@ -163,15 +129,15 @@ mod tests {
         );
         assert_eq!(
             (orders.put_off, orders.send),
-            (vec![1], vec![]),
+            (vec![1], None),
             "neither the one on its way nor the one put off"
         );
         let orders = after(30, &mut hold, start, &[item(1, 30, false), item(2, 1, false)]);
-        assert_eq!((orders.put_off, orders.send), (vec![2], vec![1]));
+        assert_eq!((orders.put_off, orders.send), (vec![2], Some(1)));
         // It has failed.
         let orders = after(40, &mut hold, start, &[item(1, 2, false), item(2, 50, false)]);
-        assert_eq!((orders.put_off, orders.send), (vec![1], vec![]));
-        assert_eq!(after(60, &mut hold, start, &[item(1, 40, false)]).send, vec![1]);
+        assert_eq!((orders.put_off, orders.send), (vec![1], None));
+        assert_eq!(after(60, &mut hold, start, &[item(1, 40, false)]).send, Some(1));
     }
 
     #[test]
@@ -180,15 +146,15 @@ mod tests {
         let mut hold = Hold::new(start);
         assert_eq!(
             after(30, &mut hold, start, &[item(1, 60, false), item(2, 60, false)]).send,
-            vec![1]
+            Some(1)
         );
         assert_eq!(
             after(33, &mut hold, start, &[item(1, 0, true), item(2, 60, false)]).send,
-            Vec::<u64>::new()
+            None
         );
         assert_eq!(
             after(36, &mut hold, start, &[item(2, 60, false), item(3, 60, false)]).send,
-            vec![2]
+            Some(2)
         );
     }
 
@@ -197,10 +163,10 @@ mod tests {
         let start = Instant::now();
         let mut hold = Hold::new(start);
         let all = (1..=20).map(|id| item(id, 60, false)).collect::<Vec<_>>();
-        assert_eq!(after(5, &mut hold, start, &all).send, Vec::<u64>::new());
+        assert_eq!(after(5, &mut hold, start, &all).send, None);
         hold.ease(start + Duration::from_secs(6));
         for gone in 0..8 {
-            assert_eq!(after(6, &mut hold, start, &all[gone..]).send, vec![gone as u64 + 1]);
+            assert_eq!(after(6, &mut hold, start, &all[gone..]).send, Some(gone as u64 + 1));
             let mut sending = all[gone..].to_vec();
             sending[0].uploading = true;
             assert_eq!(after(6, &mut hold, start, &sending), Orders::default());
@@ -210,21 +176,5 @@ mod tests {
         hold.ease(start);
         assert!(!after(9, &mut hold, start, &all).over);
         assert!(after(10, &mut hold, start, &all).over, "whatever it is that keeps them");
-    }
-
-    #[test]
-    fn a_newer_content_waits_until_the_older_one_cannot_arrive_any_more() {
-        let start = Instant::now();
-        let mut hold = Hold::new(start);
-        let mut doubtful = item(1, 60, false);
-        doubtful.uploaded_at = Some(start - Duration::from_secs(2));
-        let mut earlier = item(2, 60, false);
-        earlier.uploaded_at = Some(start - Duration::from_secs(20));
-        hold.ease(start + Duration::from_secs(10));
-        let both = [doubtful.clone(), earlier];
-        assert_eq!(after(10, &mut hold, start, &both).send, vec![2]);
-        let orders = after(24, &mut hold, start, std::slice::from_ref(&doubtful));
-        assert_eq!((orders.send, orders.over), (vec![], false));
-        assert!(after(26, &mut hold, start, &[doubtful]).over);
     }
 }

@@ -3,7 +3,8 @@
 //! rclone's log names every file that is queued, uploaded, copied or renamed in the bucket, and every one that leaves its
 //! cache. From these lines the list is made; `core::audit` says why rclone's word is not enough. A name is looked at with
 //! the next look at the mount, and again for a while ([`RISK`]) when an attempt to upload it has failed or was broken off: what
-//! was sent then may still arrive.
+//! was sent then may still arrive. (TCP sends it again when the network is back, even if rclone has closed the connection, after
+//! pauses that double.)
 //!
 //! The best known case is a deletion that rclone forgets. When a stored file is replaced (a temporary file renamed over it)
 //! and then deleted or renamed before the new content is uploaded, rclone 1.75.2 has lost the connection to the old object: it
@@ -27,7 +28,7 @@ use crate::core::audit::Wanted;
 const MOST: usize = 100_000;
 /// How long an upload that failed or was broken off can still arrive.
 const RISK: SignedDuration = SignedDuration::from_secs(60);
-/// Between two looks at such a name.
+/// Until such a name is looked at again; then after twice as long, and so on.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// A journal is written anew when it has this many lines more than names.
 const SLACK: usize = 1000;
@@ -252,7 +253,7 @@ impl Ledger {
         if entry.risk > now {
             let again = Entry {
                 seen: true,
-                next: now + AGAIN,
+                next: now + AGAIN.max(now.duration_since(entry.since)),
                 ..*entry
             };
             list.names.insert(name.to_owned(), again);
@@ -330,6 +331,13 @@ impl Entry {
             risk: Timestamp::MIN,
         }
     }
+
+    /// Something gets through: so may what was sent in vain before, however long ago.
+    fn renew_risk(&mut self, now: Timestamp) {
+        if self.risk > Timestamp::MIN {
+            self.risk = now + RISK;
+        }
+    }
 }
 
 impl List {
@@ -368,11 +376,15 @@ impl List {
                     risk: entry.risk,
                     ..Entry::new(Wanted::Absent, now)
                 };
+                entry.renew_risk(now);
             }
             // The copy was made by rclone after it had uploaded the source, or is an upload that the copy has overtaken.
             _ => {
                 self.want(name, Wanted::Uploaded, now);
-                self.change(name, |entry| entry.landed = true);
+                self.change(name, |entry| {
+                    entry.landed = true;
+                    entry.renew_risk(now);
+                });
             }
         }
     }

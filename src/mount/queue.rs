@@ -9,9 +9,6 @@ use std::time::{Duration, Instant};
 use super::rc::QueueItem;
 use crate::core::snapshot::Uploads;
 
-/// An upload that was seen this long ago is over, one way or the other.
-const FORGET_UPLOAD: Duration = Duration::from_secs(900);
-
 /// One file waiting or being uploaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
@@ -31,8 +28,6 @@ pub struct Item {
     pub failing: bool,
     /// Since when it waits, as far as we saw.
     pub age: Duration,
-    /// When an upload under this name, of this or an earlier content, was last seen under way.
-    pub uploaded_at: Option<Instant>,
 }
 
 /// The whole queue at one moment.
@@ -75,18 +70,12 @@ impl Queue {
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     first_seen: HashMap<u64, Instant>,
-    uploading: HashMap<String, Instant>,
 }
 
 impl Tracker {
     /// Turns rclone's answer into a [`Queue`]. `write_back` is the delay of a file that never failed.
     pub(super) fn update(&mut self, answer: Vec<QueueItem>, write_back: Duration, now: Instant) -> Queue {
         let known = std::mem::take(&mut self.first_seen);
-        self.uploading
-            .retain(|_, at| now.saturating_duration_since(*at) < FORGET_UPLOAD);
-        for item in answer.iter().filter(|item| item.uploading) {
-            self.uploading.insert(item.name.clone(), now);
-        }
         let mut items: Vec<Item> = answer
             .into_iter()
             .map(|item| {
@@ -94,7 +83,6 @@ impl Tracker {
                 self.first_seen.insert(item.id, first);
                 Item {
                     id: item.id,
-                    uploaded_at: self.uploading.get(&item.name).copied(),
                     failing: is_failing(&item, write_back),
                     name: item.name,
                     bytes: u64::try_from(item.size).unwrap_or(0),
