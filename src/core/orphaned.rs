@@ -4,11 +4,15 @@
 //! file. Only that the app is never started: where it would be, the stop begins. What can be waited for (a bucket, a
 //! database that does not answer) is waited for as long as a stop may take; whatever else happens, the cause of the end
 //! stays the death, and what is not stored is named.
+//!
+//! So does a supervisor that is to stop while it has no mount, because its rclone died: it makes the mount it is about to
+//! make, without the app, and stops then.
 
 use std::time::Duration;
 
 use crate::core::action::{Action, Level};
 use crate::core::event::Failure;
+use crate::core::index::LeaseState;
 use crate::core::policy::Policy;
 use crate::core::state::{Stage, State};
 use crate::core::verdict::Cause;
@@ -31,9 +35,12 @@ pub struct Died {
 }
 
 /// What is known in such a life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Orphaned {
-    died: Died,
+    /// Why it ends.
+    cause: Cause,
+    /// Stop signals so far.
+    stops: u32,
     /// It ends then.
     until: Duration,
     /// The preconditions are looked at again then.
@@ -47,11 +54,49 @@ impl State {
         let (mut state, first) = State::start(policy);
         state.stop_began = Some(Duration::ZERO);
         state.orphaned = Some(Orphaned {
-            died,
+            cause: Cause::Died {
+                code: died.code,
+                words: died.words,
+            },
+            stops: died.stops,
             until: left,
             prepare_at: None,
         });
         (state, first)
+    }
+
+    /// A stop was asked for in a moment without a mount, between two rclones: is there anything to store first?
+    pub(super) fn has_to_mount_first(&self, cause: &Cause) -> bool {
+        let between = matches!(
+            self.stage,
+            Stage::Recovering(_) | Stage::Waiting { .. } | Stage::Mounting
+        );
+        let may_be_unsent = self.queue.files > 0 || self.storage.down_since.is_none();
+        matches!(cause, Cause::Signal(_))
+            && between
+            && self.mounter.ever_ready
+            && may_be_unsent
+            && self.orphaned.is_none()
+            && self.index.lease != LeaseState::Lost
+    }
+
+    /// See [`State::has_to_mount_first`].
+    pub(super) fn mount_first(&mut self, cause: Cause, now: Duration) -> Vec<Action> {
+        let words = format!(
+            "stopping: {}; the mount is made once more, to store what is left",
+            cause.words()
+        );
+        self.stop_began.get_or_insert(now);
+        self.orphaned = Some(Orphaned {
+            cause,
+            stops: 1,
+            until: now + self.policy.stop_timeout,
+            prepare_at: None,
+        });
+        if let Stage::Waiting { until } = &mut self.stage {
+            *until = now;
+        }
+        vec![Action::Say(Level::Info, "tenant", words)]
     }
 
     /// Does it only store what a dead supervisor left?
@@ -62,14 +107,18 @@ impl State {
 
     /// The cause that an end for `cause` has.
     pub(super) fn cause_of_the_end(&self, cause: Cause) -> Cause {
-        let Some(Orphaned { died, .. }) = &self.orphaned else {
-            return cause;
-        };
-        let words = match cause {
-            Cause::Failure(failure) => format!("{}; what it left: {}", died.words, failure.words),
-            _ => died.words.clone(),
-        };
-        Cause::Died { code: died.code, words }
+        match (self.orphaned.as_ref().map(|orphaned| &orphaned.cause), cause) {
+            (None, cause) => cause,
+            (Some(Cause::Died { code, words }), Cause::Failure(failure)) => Cause::Died {
+                code: *code,
+                words: format!("{words}; what it left: {}", failure.words),
+            },
+            // Nobody may start that machine again as it is.
+            (Some(Cause::Signal(_)), Cause::Failure(failure)) if failure.exit == Exit::Refused => {
+                Cause::Failure(failure)
+            }
+            (Some(first), _) => first.clone(),
+        }
     }
 
     /// When a stop that begins at `now` must be over.
@@ -81,16 +130,8 @@ impl State {
 
     /// The mount and the index are there, or will not be: what is left goes out now.
     pub(super) fn store_what_is_left(&mut self, now: Duration) -> Vec<Action> {
-        match &self.orphaned {
-            Some(Orphaned { died, .. }) => {
-                let cause = Cause::Died {
-                    code: died.code,
-                    words: died.words.clone(),
-                };
-                self.begin_stop(cause, now)
-            }
-            None => Vec::new(),
-        }
+        let cause = self.orphaned.as_ref().map(|orphaned| orphaned.cause.clone());
+        cause.map_or_else(Vec::new, |cause| self.begin_stop(cause, now))
     }
 
     /// The first stop signal asks for what is being done already; the second means that time is up.
@@ -98,8 +139,8 @@ impl State {
         let Some(orphaned) = &mut self.orphaned else {
             return Vec::new();
         };
-        orphaned.died.stops += 1;
-        if orphaned.died.stops < 2 {
+        orphaned.stops += 1;
+        if orphaned.stops < 2 {
             let words = format!("{name} received: what the supervisor left is being stored already");
             return vec![Action::Say(Level::Info, "tenant", words)];
         }
@@ -165,6 +206,6 @@ impl State {
     /// As `code: words`.
     pub(super) fn orphan_reason(&self) -> Option<String> {
         let orphaned = self.orphaned.as_ref().filter(|_| !self.is_stopping())?;
-        Some(format!("stopping: {}; storing what it left", orphaned.died.words))
+        Some(format!("stopping: {}; storing what is left", orphaned.cause.words()))
     }
 }

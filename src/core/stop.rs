@@ -84,6 +84,9 @@ impl State {
         if self.is_stopping() {
             return Vec::new();
         }
+        if self.has_to_mount_first(&cause) {
+            return self.mount_first(cause, now);
+        }
         let cause = self.cause_of_the_end(cause);
         let level = if matches!(cause, Cause::Failure(_) | Cause::Died { .. }) {
             Level::Error

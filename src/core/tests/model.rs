@@ -172,7 +172,7 @@ impl World {
             Action::ReseedIndex => Pending::Reseed,
             Action::CompareIndex => Pending::Compare,
             Action::StartApp => {
-                self.wants(!self.orphaned, "the app of a supervisor that has died");
+                self.wants(!self.life.state.is_orphaned(), "the app in a life that only stores what is left");
                 let served = self.mounter || self.driver == Driver::Nfs;
                 self.wants(served && self.mounted, "the app without a ready mount");
                 self.wants(!self.app, "a second app");
@@ -354,7 +354,8 @@ impl World {
                 self.tell(Event::StopSignal("SIGTERM"));
             }
         }
-        if self.stopping.is_none() && self.life.state.is_stopping() {
+        let stores_first = !self.orphaned && self.life.state.is_orphaned();
+        if self.stopping.is_none() && (self.life.state.is_stopping() || stores_first) {
             self.stopping = Some(self.life.now);
         }
         let idle = self.pending.is_empty() && self.life.state.next_deadline().is_none();

@@ -1,6 +1,6 @@
 //! The life after a supervisor's death: nothing but the end of what it left.
 
-use super::life::{healthy, kinds, stop_order};
+use super::life::{healthy, kinds, outage, stop_order};
 use super::*;
 use crate::core::event::{Failure, IndexEvent, IndexOpened, LeaseTaken, Queue};
 use crate::core::orphaned::Died;
@@ -134,6 +134,40 @@ fn the_second_stop_signal_of_both_lives_means_time_is_up() {
         life.on(Event::StopSignal("SIGTERM"));
         assert!(life.state.is_stopped());
         assert!(matches!(cause(&life), Cause::Died { .. }));
+    }
+}
+
+#[test]
+fn a_stop_between_two_rclones_waits_for_the_next_one_to_store_what_is_left() {
+    let mut life = Life::ready(Driver::Fuse, policy());
+    assert_eq!(kinds(&life.mounter_died(10)), ["term-app"]);
+    assert!(life.on(Event::StopSignal("SIGTERM")).is_empty());
+    assert_eq!(life.state.phase(), Phase::Stopping);
+    assert_eq!(kinds(&life.gone()), ["unmount"]);
+    life.end(PhaseEnd::Unmounted(Ok(())));
+    life.end(PhaseEnd::MounterGone);
+    assert!(kinds(&life.pass(Duration::from_secs(4))).contains(&"launch"));
+    let first = life.on(Event::Mount(MountEvent::Ready));
+    let order = stop_order(&mut life, first);
+    assert_eq!(order, ["sync", "drain", "unmount", "term-mounter", "finish"]);
+    assert_eq!(cause(&life), &Cause::Signal("SIGTERM"));
+}
+
+#[test]
+fn and_not_after_a_second_signal_or_for_a_bucket_that_has_nothing_to_get() {
+    for second in [true, false] {
+        let mut life = Life::ready(Driver::Fuse, policy());
+        if !second {
+            life.on(outage());
+        }
+        life.mounter_died(10);
+        life.on(Event::StopSignal("SIGTERM"));
+        if second {
+            life.on(Event::StopSignal("SIGTERM"));
+        } else {
+            stop_order(&mut life, vec![Action::TerminateApp]);
+        }
+        assert!(life.state.is_stopped());
     }
 }
 
