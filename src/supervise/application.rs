@@ -20,12 +20,12 @@ const KILLED: u8 = 137;
 
 /// Starts the app and follows it to its end.
 pub async fn start(shared: Rc<Shared>) {
-    let (call_off, mut called_off) = oneshot::channel();
+    let (call_off, called_off) = oneshot::channel();
     shared.app.replace(App::Starting(call_off));
     let made = tokio::select! {
         made = files(&shared) => made,
         // Not an error: the sender goes away only with us.
-        _ = &mut called_off => return shared.send(Event::App(AppEvent::Gone)),
+        _ = called_off => return shared.send(Event::App(AppEvent::Gone)),
     };
     if let Err(failure) = made {
         shared.app.take();
@@ -38,13 +38,7 @@ pub async fn start(shared: Rc<Shared>) {
     }
     let kills = Kills::find();
     let kills_before = kills.as_ref().and_then(Kills::count);
-    // Not here: on nfs the new process asks the guard, which lives in this thread, whether it may enter its directory, and
-    // the thread that makes it waits until it has.
-    let started = {
-        let spec = spec.clone();
-        tokio::task::spawn_blocking(move || process::spawn(&spec)).await
-    };
-    let (mut child, group) = match started.unwrap_or_else(|error| Err(io::Error::other(error))) {
+    let (mut child, group) = match process::spawn(&spec) {
         Ok(started) => started,
         Err(error) => {
             shared.app.take();
@@ -53,9 +47,6 @@ pub async fn start(shared: Rc<Shared>) {
         }
     };
     shared.app.replace(App::Running(group));
-    if called_off.try_recv().is_ok() {
-        signal(&shared, Signal::SIGTERM);
-    }
     let pid = child.id().unwrap_or_default();
     tracing::info!(
         event = "app_started",
