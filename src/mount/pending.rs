@@ -74,6 +74,19 @@ pub(super) fn read_meta(path: &Path) -> io::Result<Option<Meta>> {
 /// # Errors
 /// When the cache cannot be read. A cache that does not exist has nothing unsent.
 pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
+    look(cache_dir, bucket, true)
+}
+
+/// The same when a living rclone has said that everything is sent, and nothing was written since: a description that cannot be read
+/// was being written when rclone was ended, and says nothing.
+///
+/// # Errors
+/// As [`unsent`].
+pub fn unsent_after_a_drain(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
+    look(cache_dir, bucket, false)
+}
+
+fn look(cache_dir: &Path, bucket: &str, undescribed: bool) -> io::Result<Vec<Pending>> {
     let mut found = Vec::new();
     let mut sent = HashSet::new();
     walk(
@@ -95,7 +108,7 @@ pub fn unsent(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pending>> {
         // Metadata is written when a file is opened and closed; in between only the cached file knows its length.
         if !sent.contains(&name)
             && let Ok(file) = fs::symlink_metadata(file)
-            && (file.len() > 0 || known.contains_key(&name))
+            && ((undescribed && file.len() > 0) || known.contains_key(&name))
         {
             known.insert(name, file.len());
         }
@@ -241,6 +254,11 @@ mod tests {
             })
             .collect();
         assert_eq!(unsent(cache.path(), "notes").unwrap(), wanted);
+        assert_eq!(
+            unsent_after_a_drain(cache.path(), "notes").unwrap(),
+            wanted[..2],
+            "torn when rclone was ended"
+        );
     }
 
     #[test]

@@ -45,9 +45,9 @@ fn not_stored(shared: &Shared) -> Vec<String> {
     let Some(bucket) = shared.bucket.borrow().clone() else {
         return left(config);
     };
-    let mut names = unsent(config, &bucket);
     // After an rclone that was killed its notes may say "sent" of what was never sent.
     let doubt = !shared.drained.get();
+    let mut names = unsent(config, &bucket, doubt);
     if doubt {
         names.extend(pending::doubtful(&config.mount.cache_dir, &bucket).unwrap_or_default());
     }
@@ -145,9 +145,14 @@ fn unknown(config: &Config, error: &std::io::Error) -> String {
     )
 }
 
-/// Names of the files in the cache that are not in `bucket`.
-fn unsent(config: &Config, bucket: &str) -> Vec<String> {
-    match pending::unsent(&config.mount.cache_dir, bucket) {
+/// Names of the files in the cache that are not in `bucket`; in `doubt` also those of which rclone has left no description.
+fn unsent(config: &Config, bucket: &str, doubt: bool) -> Vec<String> {
+    let look = if doubt {
+        pending::unsent
+    } else {
+        pending::unsent_after_a_drain
+    };
+    match look(&config.mount.cache_dir, bucket) {
         Ok(files) => files.into_iter().map(|file| file.name).collect(),
         Err(error) => {
             tracing::error!(event = "cache_unreadable", "cannot tell what is not stored: {error}");
@@ -158,7 +163,7 @@ fn unsent(config: &Config, bucket: &str) -> Vec<String> {
 
 /// Says what an earlier life on this disk left, and counts its files that are not in `bucket` yet.
 pub fn found(config: &Config, bucket: &str) -> usize {
-    let unsent = unsent(config, bucket);
+    let unsent = unsent(config, bucket, true);
     let earlier = fs::read(marker(config))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());

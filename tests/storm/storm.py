@@ -358,13 +358,5 @@ class Storm:
     def last_stop(self):
         self.tenant.terminate()
         end = self.ended("stopped at the end")
-        if end.code == 74:
-            # rclone was just to be started again (a rename that failed is enough): docs/SEMANTICS.md, "Not yet". The next start
-            # finishes it.
-            self.launch()
-            if not self.ready_again():
-                return
-            self.tenant.terminate()
-            end = self.ended("stopped at the end, once more")
         if end.code != 0:
             self.report.problems.append(f"the last stop ended with {end.code}: {end.last_line}")

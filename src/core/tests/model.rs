@@ -172,7 +172,10 @@ impl World {
             Action::ReseedIndex => Pending::Reseed,
             Action::CompareIndex => Pending::Compare,
             Action::StartApp => {
-                self.wants(!self.life.state.is_orphaned(), "the app in a life that only stores what is left");
+                self.wants(
+                    !self.life.state.is_orphaned(),
+                    "the app in a life that only stores what is left",
+                );
                 let served = self.mounter || self.driver == Driver::Nfs;
                 self.wants(served && self.mounted, "the app without a ready mount");
                 self.wants(!self.app, "a second app");
