@@ -1,4 +1,4 @@
-"""Storms (tests/storm) in containers: always the same one, and one by a seed that is new.
+"""Storms (tests/storm) in containers, by the seeds of storm/seeds.py.
 
 `make storm STORM_WHERE=container` and `STORM_WHERE=notes` run as many as you like.
 """

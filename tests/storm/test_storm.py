@@ -1,4 +1,4 @@
-"""Storms over a tenant on this machine: always the same one, and one by a seed that is new. `make storm` runs as many as you like."""
+"""Storms over a tenant on this machine, by the seeds of seeds.py. `make storm` runs as many as you like."""
 
 import pytest
 

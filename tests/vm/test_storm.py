@@ -1,4 +1,4 @@
-"""Storms (tests/storm) over a tenant on an NFS mount: always the same one, and one by a seed that is new.
+"""Storms (tests/storm) over a tenant on an NFS mount, by the seeds of storm/seeds.py.
 
 `make storm STORM_WHERE=vm` runs as many as you like.
 """
