@@ -3,7 +3,7 @@
 //! One request for each upload and each deletion; many at a time, and none any more once the bucket fails to answer.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,21 +17,25 @@ use crate::supervise::prepare::Tenant;
 const CLOCK_PRECISION: SignedDuration = SignedDuration::from_secs(2);
 /// A deletion is looked at after this: an upload that it cancelled has landed by then, as a rule.
 const CANCELLED_UPLOAD: SignedDuration = SignedDuration::from_secs(2);
-/// Names looked at at a time.
+/// Names looked at at a time, once the bucket has answered for one.
 const AT_ONCE: usize = 32;
+/// After a bucket that did not answer.
+const PAUSE: Duration = Duration::from_secs(5);
 /// A launch waits this long for what is still to be deleted in the bucket.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is due, with each look at the mount.
 pub async fn look(shared: &Shared) {
-    if shared.auditing.replace(true) {
-        return;
+    let too_soon = shared.audit_failed.get().is_some_and(|at| at.elapsed() < PAUSE);
+    if too_soon || shared.auditing.replace(true) {
+        return keep(shared);
     }
     let now = Timestamp::now();
     if let Some(tenant) = shared.tenant() {
         let mut due = tenant.ledger.due(now);
         due.retain(|(_, entry)| entry.wanted != Wanted::Absent || entry.since <= now - CANCELLED_UPLOAD);
-        audit(shared, &tenant, due).await;
+        let answered = audit(shared, &tenant, due).await;
+        shared.audit_failed.set((!answered).then(Instant::now));
         refresh(shared, &tenant.ledger).await;
     }
     shared.auditing.set(false);
@@ -87,11 +91,13 @@ pub fn keep(shared: &Shared) {
     }
 }
 
-async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>) {
+/// False when the bucket did not answer.
+async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>) -> bool {
     let mut waiting = names.into_iter();
     let mut asking = tokio::task::JoinSet::new();
+    let mut most = 1;
     loop {
-        while asking.len() < AT_ONCE
+        while asking.len() < most
             && let Some((name, entry)) = waiting.next()
         {
             let (tenant, cache_dir) = (Rc::clone(tenant), shared.config.mount.cache_dir.clone());
@@ -109,6 +115,7 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
         }
         match asking.join_next().await {
             Some(Ok((name, Ok(changed)))) => {
+                most = AT_ONCE;
                 if changed {
                     // rclone may have listed the folder meanwhile.
                     shared.stale_folders.borrow_mut().insert(folder(&name).to_owned());
@@ -117,9 +124,9 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
             Some(Ok((name, Err(error)))) => {
                 // There is no use in asking for the rest.
                 tracing::debug!(event = "audit_waits", object = name, "{error}");
-                return;
+                return false;
             }
-            _ => return,
+            _ => return true,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub stale_folders: RefCell<BTreeSet<String>>,
     /// The ledger is being compared with the bucket.
     pub auditing: Cell<bool>,
+    /// The bucket did not answer then.
+    pub audit_failed: Cell<Option<Instant>>,
     /// Failed uploads at the last look.
     pub upload_failures: Cell<u64>,
     /// Of these, because the store asked us to slow down.
@@ -106,6 +109,7 @@ impl Effects {
             claim: RefCell::default(),
             stale_folders: RefCell::default(),
             auditing: Cell::default(),
+            audit_failed: Cell::default(),
             upload_failures: Cell::default(),
             slow_downs: Cell::default(),
             app: RefCell::default(),
