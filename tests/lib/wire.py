@@ -47,7 +47,8 @@ class Wire:
             _ip(*where, "link", "set", device, "up")
         _ip("route", "add", f"{net}.4/30", "via", f"{net}.2")
         _ip("-n", self.far, "route", "add", "default", "via", f"{net}.5")
-        subprocess.run(["ip", "netns", "exec", self.router, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
+        forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
+        subprocess.run(["ip", "netns", "exec", self.router, "sh", "-c", forward], check=True)
         self.lost = set()
 
     def close(self):
