@@ -28,12 +28,19 @@ class Wire:
     """Needs root and iproute2. `address` is the far end's; `listen` gives sockets there. Gone with `close`."""
 
     def __init__(self):
-        for _ in range(20):
-            number = random.randrange(1, 250)
-            self.name, net = f"wire{number}-{os.getpid() % 100000}", f"10.213.{number}"
-            self.near, self.address = f"{net}.1", f"{net}.6"
-            if not _ip("-o", "addr", "show", "to", f"{net}.0/24"):
-                break
+        self.lost = set()
+        for left in reversed(range(20)):
+            try:
+                return self._build(random.randrange(1, 250))
+            except OSError:
+                # Somebody else has just taken the number.
+                self.close()
+                if not left:
+                    raise
+
+    def _build(self, number):
+        self.name, net = f"wire{number}-{os.getpid() % 100000}", f"10.213.{number}"
+        self.near, self.address = f"{net}.1", f"{net}.6"
         self.router, self.far = f"{self.name}r", f"{self.name}f"
         a, b, c, d = (f"w{number}{end}" for end in "abcd")
         self.inner = b
@@ -49,7 +56,6 @@ class Wire:
         _ip("-n", self.far, "route", "add", "default", "via", f"{net}.5")
         forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
         subprocess.run(["ip", "netns", "exec", self.router, "sh", "-c", forward], check=True)
-        self.lost = set()
 
     def close(self):
         for space in (self.router, self.far):
