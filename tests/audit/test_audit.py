@@ -44,6 +44,14 @@ def restored(tenant, name):
     return any('"upload_restored"' in line and name in line for line in tenant.log().splitlines())
 
 
+def uploading(tenant, network, text):
+    """Writes `note.md`; its upload is on its way and stays there until `deliver()`."""
+    upload = network.hold_next(b"PUT /notes/note.md")
+    (tenant.mount / "note.md").write_text(text)
+    assert upload.arrived.wait(20)
+    return upload
+
+
 def settled(tenant, name):
     """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
     lines = [json.loads(line) for line in (tenant.cache / "ledger.jsonl").read_text().splitlines()]
@@ -52,9 +60,7 @@ def settled(tenant, name):
 
 
 def test_an_upload_that_arrives_after_a_newer_one_does_not_stay(tenant, s3_server, network):
-    old = network.hold_next(b"PUT /notes/note.md")
-    (tenant.mount / "note.md").write_text("old\n")
-    assert old.arrived.wait(20)
+    old = uploading(tenant, network, "old\n")
     (tenant.mount / "note.md").write_text("the newer one\n")
     wait_contents(s3_server, {"note.md": "the newer one\n"})
     old.deliver()
@@ -67,9 +73,7 @@ def test_an_upload_that_arrives_after_a_newer_one_does_not_stay(tenant, s3_serve
 
 
 def test_an_upload_that_arrives_after_its_file_was_deleted_does_not_bring_it_back(tenant, s3_server, network):
-    upload = network.hold_next(b"PUT /notes/note.md")
-    (tenant.mount / "note.md").write_text("deleted\n")
-    assert upload.arrived.wait(20)
+    upload = uploading(tenant, network, "deleted\n")
     (tenant.mount / "note.md").unlink()
     (tenant.mount / "other.md").write_text("time passes\n")
     wait_contents(s3_server, {"other.md": "time passes\n"})
@@ -84,9 +88,7 @@ def test_an_upload_that_arrives_after_its_file_was_deleted_does_not_bring_it_bac
 def test_a_stored_file_renamed_over_one_that_is_being_uploaded_replaces_it(tenant, s3_server, network):
     (tenant.mount / "stored.md").write_text("the one to keep\n")
     wait_contents(s3_server, {"stored.md": "the one to keep\n"})
-    upload = network.hold_next(b"PUT /notes/note.md")
-    (tenant.mount / "note.md").write_text("replaced\n")
-    assert upload.arrived.wait(20)
+    upload = uploading(tenant, network, "replaced\n")
     os.replace(tenant.mount / "stored.md", tenant.mount / "note.md")
     upload.deliver()
     wait_contents(s3_server, {"note.md": "the one to keep\n"})
@@ -99,9 +101,7 @@ def test_a_rename_that_meets_an_upload_of_its_target_costs_neither_file(tenant, 
     """rclone copies in the bucket, finds the length of the upload that arrived meanwhile, and takes that away as a copy gone wrong."""
     (tenant.mount / "stored.md").write_text("the one to keep\n")
     wait_contents(s3_server, {"stored.md": "the one to keep\n"})
-    upload = network.hold_next(b"PUT /notes/note.md")
-    (tenant.mount / "note.md").write_text("uploaded at a bad moment\n")
-    assert upload.arrived.wait(20)
+    upload = uploading(tenant, network, "uploaded at a bad moment\n")
     check = []
     copying = network.before_next(b"X-Amz-Copy-Source", lambda: check.append(network.hold_next(b"HEAD /notes/note.md")))
     with ThreadPoolExecutor(1) as other:
@@ -148,9 +148,7 @@ def test_a_file_whose_rename_failed_is_stored_under_the_name_it_kept(tenant, s3_
 def test_a_file_renamed_over_one_that_is_uploaded_survives_an_rclone_that_is_killed_then(make_tenant, s3_server, network):
     """Both have the same length, so rclone's description of the cached file fits either."""
     tenant = make_tenant(s3_server, env=through(network) | {"TENANT_INIT_MOUNT__WRITE_BACK": "3s"}).start().wait_ready()
-    upload = network.hold_next(b"PUT /notes/note.md")
-    (tenant.mount / "note.md").write_text("before\n")
-    assert upload.arrived.wait(20)
+    upload = uploading(tenant, network, "before\n")
     (tenant.mount / "note.tmp").write_text("after!\n")
     os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
     upload.deliver()

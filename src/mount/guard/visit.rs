@@ -45,13 +45,7 @@ pub(in crate::mount) async fn visit(
             Err(_) => sleep(PAUSE).await,
         }
     };
-    stream.set_nodelay(true)?;
-    let (read, writer) = stream.into_split();
-    let mut connection = Connection {
-        reader: RecordReader::new(read),
-        writer,
-        reply: Vec::new(),
-    };
+    let mut connection = Connection::over(stream)?;
     let root = connection
         .root()
         .await?
@@ -73,19 +67,23 @@ pub(in crate::mount) async fn visit(
 /// When it can't be reached, or hangs up. There is no limit of time.
 pub(in crate::mount) async fn ping(upstream: SocketAddr) -> io::Result<()> {
     let stream = TcpStream::connect(upstream).await?;
-    stream.set_nodelay(true)?;
-    let (read, writer) = stream.into_split();
-    let mut connection = Connection {
-        reader: RecordReader::new(read),
-        writer,
-        reply: Vec::new(),
-    };
+    let mut connection = Connection::over(stream)?;
     connection
         .ask(nfs3::PROGRAM, NFS_PROGRAM::NFSPROC3_NULL as u32, &Void)
         .await
 }
 
 impl Connection {
+    fn over(stream: TcpStream) -> io::Result<Connection> {
+        stream.set_nodelay(true)?;
+        let (read, writer) = stream.into_split();
+        Ok(Connection {
+            reader: RecordReader::new(read),
+            writer,
+            reply: Vec::new(),
+        })
+    }
+
     async fn ask(&mut self, program: u32, number: u32, arguments: &impl Pack) -> io::Result<()> {
         // Both programs have version 3.
         const { assert!(mount::VERSION == nfs3::VERSION) }
