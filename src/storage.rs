@@ -38,7 +38,7 @@ use secrecy::ExposeSecret;
 use crate::credentials;
 pub use error::StorageError;
 pub(crate) use error::describe_skew;
-pub use folders::Folders;
+pub use folders::{Folders, OwnChanges};
 pub(crate) use object::AUTHOR;
 pub use object::{Head, Placed};
 pub use pulse::Pulse;

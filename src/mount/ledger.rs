@@ -78,6 +78,8 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     wanted: Option<Written>,
     since: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    risk: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -107,7 +109,11 @@ impl Ledger {
             };
             list.lines += 1;
             match line.wanted {
-                Some(wanted) => drop(list.names.insert(line.name, Entry::new(wanted.into(), line.since))),
+                Some(wanted) => {
+                    let mut entry = Entry::new(wanted.into(), line.since);
+                    entry.risk = line.risk.unwrap_or(Timestamp::MIN);
+                    list.names.insert(line.name, entry);
+                }
                 None => drop(list.names.remove(&line.name)),
             }
         }
@@ -192,6 +198,7 @@ impl Ledger {
                 list.change(object, |entry| entry.queued = true);
             }
             list.change(object, |entry| entry.risk = now + RISK);
+            list.write(object, now);
         }
     }
 
@@ -229,10 +236,20 @@ impl Ledger {
         self.select(|entry| entry.wanted == Wanted::Absent && !entry.seen)
     }
 
-    /// Names whose content in the cache may not be in the bucket, whatever its description says.
+    /// Everything of which nobody has said yet that the bucket has it as it was left here.
     #[must_use]
-    pub(super) fn unproven(&self) -> Vec<String> {
-        let list = self.select(|entry| matches!(entry.wanted, Wanted::Uploaded | Wanted::Doubtful) && !entry.seen);
+    pub fn unsettled(&self) -> Vec<String> {
+        let list = self.select(|entry| entry.queued || !entry.seen);
+        list.into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Names whose content in the cache may not be in the bucket at `now`, whatever its description says.
+    #[must_use]
+    pub(super) fn unproven(&self, now: Timestamp) -> Vec<String> {
+        let list = self.select(|entry| {
+            let kept = matches!(entry.wanted, Wanted::Uploaded | Wanted::Doubtful);
+            kept && (!entry.seen || entry.risk > now)
+        });
         list.into_iter().map(|(name, _)| name).collect()
     }
 
@@ -248,9 +265,9 @@ impl Ledger {
         if list.names.get(name) != Some(entry) {
             return;
         }
-        list.write(name, None, now);
         list.wrong.remove(name);
         if entry.risk > now {
+            // It stays in the journal, too: the next start looks again.
             let again = Entry {
                 seen: true,
                 next: now + AGAIN.max(now.duration_since(entry.since)),
@@ -258,7 +275,7 @@ impl Ledger {
             };
             list.names.insert(name.to_owned(), again);
         } else {
-            list.names.remove(name);
+            list.drop(name, now);
         }
     }
 
@@ -266,7 +283,8 @@ impl Ledger {
     pub fn wait_for_upload(&self, name: &str, entry: &Entry) {
         let list = &mut *self.lock();
         if list.names.get(name) == Some(entry) {
-            list.change(name, |entry| entry.queued = true);
+            // What has landed may be an upload that this one had overtaken, and rclone not know of it.
+            list.change(name, |entry| (entry.queued, entry.landed) = (true, false));
         }
     }
 
@@ -353,7 +371,7 @@ impl List {
         };
         self.names.insert(name.to_owned(), entry);
         self.wrong.remove(name);
-        self.write(name, Some(wanted), now);
+        self.write(name, now);
     }
 
     fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
@@ -364,7 +382,7 @@ impl List {
 
     fn drop(&mut self, name: &str, now: Timestamp) {
         if self.names.remove(name).is_some() {
-            self.write(name, None, now);
+            self.write(name, now);
         }
     }
 
@@ -389,10 +407,11 @@ impl List {
         }
     }
 
-    fn write(&mut self, name: &str, wanted: Option<Wanted>, since: Timestamp) {
+    /// What is known of `name` goes to the journal.
+    fn write(&mut self, name: &str, now: Timestamp) {
         let Some(journal) = &mut self.journal else { return };
         self.lines += 1;
-        if let Err(error) = line(name, wanted, since).and_then(|line| journal.write_all(&line)) {
+        if let Err(error) = line(name, self.names.get(name), now).and_then(|line| journal.write_all(&line)) {
             self.trouble.get_or_insert(error);
         }
     }
@@ -401,8 +420,8 @@ impl List {
         let file = cache_dir.join(JOURNAL);
         let fresh = file.with_extension("new");
         let mut text = Vec::new();
-        for (name, entry) in self.names.iter().filter(|(_, entry)| !entry.seen) {
-            text.extend(line(name, Some(entry.wanted), entry.since)?);
+        for (name, entry) in &self.names {
+            text.extend(line(name, Some(entry), entry.since)?);
         }
         fs::write(&fresh, &text)?;
         fs::rename(&fresh, &file)?;
@@ -412,11 +431,12 @@ impl List {
     }
 }
 
-fn line(name: &str, wanted: Option<Wanted>, since: Timestamp) -> io::Result<Vec<u8>> {
+fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(&Line {
         name: name.to_owned(),
-        wanted: wanted.map(Into::into),
-        since,
+        wanted: entry.map(|entry| entry.wanted.into()),
+        since: entry.map_or(now, |entry| entry.since),
+        risk: entry.map(|entry| entry.risk).filter(|risk| *risk > now),
     })?;
     line.push(b'\n');
     Ok(line)
@@ -488,7 +508,7 @@ mod tests {
         let now = Timestamp::now();
         ledger.note(QUEUED, Some("a.md"), now);
         assert!(ledger.due(now).is_empty() && ledger.unseen().is_empty());
-        assert_eq!(ledger.unproven(), ["a.md"]);
+        assert_eq!(ledger.unproven(now), ["a.md"]);
         ledger.note(
             "vfs cache: failed to upload try #1, will retry in 2s: x",
             Some("a.md"),
@@ -497,9 +517,10 @@ mod tests {
         ledger.note(UPLOADED, Some("a.md"), now);
         let (name, entry) = ledger.due(now).remove(0);
         ledger.settle(&name, &entry, now);
-        assert!(ledger.due(now).is_empty() && ledger.unproven().is_empty());
+        assert!(ledger.due(now).is_empty());
+        assert_eq!(ledger.unproven(now), ["a.md"], "that try could be in the bucket by now");
         let (name, entry) = ledger.due(now + AGAIN).remove(0);
-        assert!(entry.seen);
+        assert!(entry.seen && ledger.unproven(now + RISK).is_empty());
         ledger.settle(&name, &entry, now + RISK);
         assert!(ledger.due(Timestamp::MAX).is_empty());
     }
@@ -530,12 +551,21 @@ mod tests {
         let (name, entry) = ledger.due(now).remove(1);
         assert_eq!(name, "c.md");
         ledger.settle(&name, &entry, now);
+        ledger.note("vfs cache: upload canceled", Some("d.md"), now);
+        ledger.note(UPLOADED, Some("d.md"), now);
+        let (name, entry) = ledger.due(now).remove(1);
+        ledger.settle(&name, &entry, now);
         let journal = cache.path().join(JOURNAL);
         let torn = [fs::read(&journal).unwrap(), b"{\"name\":\"z".to_vec()].concat();
         fs::write(&journal, torn).unwrap();
         let again = Ledger::load(cache.path());
         assert_eq!(names(again.deletions()), ["a.md"]);
-        assert_eq!(again.unproven(), ["b.md"]);
+        assert_eq!(again.unproven(now), ["b.md", "d.md"]);
+        let (name, entry) = again.due(now).remove(2);
+        assert_eq!(name, "d.md");
+        again.settle(&name, &entry, now);
+        assert_eq!(again.unproven(now), ["b.md", "d.md"], "it may still arrive");
+        again.settle(&name, &again.due(now + AGAIN).remove(2).1, now + RISK);
         assert_eq!(again.author(), ledger.author());
         again.open(cache.path()).unwrap();
         assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 2);

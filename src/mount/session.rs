@@ -13,6 +13,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
@@ -441,7 +442,7 @@ fn remove(result: io::Result<()>, path: &Path) {
 /// Saves what a killed rclone would make the next one delete, and says so. Returns the unsent files.
 async fn mend_cache(cache_dir: &Path, bucket: &str, ledger: &Ledger) -> Result<Vec<Pending>, MountError> {
     let (directory, name) = (cache_dir.to_owned(), bucket.to_owned());
-    let unproven = ledger.unproven().into_iter().collect();
+    let unproven = ledger.unproven(Timestamp::now()).into_iter().collect();
     let mending = tokio::task::spawn_blocking(move || {
         let mended = mend::mend(&directory, &name, &unproven)?;
         Ok((mended, pending::unsent(&directory, &name)?))

@@ -223,7 +223,7 @@ impl Bucket {
     }
 }
 
-fn plain(etag: Option<&str>) -> String {
+pub(super) fn plain(etag: Option<&str>) -> String {
     etag.unwrap_or_default().trim_matches('"').to_ascii_lowercase()
 }
 

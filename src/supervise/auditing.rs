@@ -114,11 +114,16 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
             });
         }
         match asking.join_next().await {
-            Some(Ok((name, Ok(changed)))) => {
+            Some(Ok((name, Ok(seen)))) => {
                 most = AT_ONCE;
-                if changed {
+                match seen {
                     // rclone may have listed the folder meanwhile.
-                    shared.stale_folders.borrow_mut().insert(folder(&name).to_owned());
+                    Seen::Changed => drop(shared.stale_folders.borrow_mut().insert(folder(&name).to_owned())),
+                    Seen::Own(object) => {
+                        let object = object.as_ref().map(|head| (head.size, head.etag.as_str()));
+                        shared.own_changes.borrow_mut().saw(&name, object, Instant::now());
+                    }
+                    Seen::Other => {}
                 }
             }
             Some(Ok((name, Err(error)))) => {
@@ -131,6 +136,15 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
     }
 }
 
+/// What an audit of a name came to.
+enum Seen {
+    /// The bucket is as this machine has left it: with this object, or none.
+    Own(Option<Head>),
+    /// The bucket was changed.
+    Changed,
+    Other,
+}
+
 /// One name.
 struct Audit {
     ledger: Ledger,
@@ -141,8 +155,7 @@ struct Audit {
 }
 
 impl Audit {
-    /// True when the bucket was changed.
-    async fn run(&self) -> Result<bool, StorageError> {
+    async fn run(&self) -> Result<Seen, StorageError> {
         let (name, entry) = (self.name.as_str(), &self.entry);
         let cached = match entry.wanted {
             Wanted::Absent => Cached::Not,
@@ -150,16 +163,21 @@ impl Audit {
         };
         if cached == Cached::Unsent {
             self.ledger.wait_for_upload(name, entry);
-            return Ok(false);
+            return Ok(Seen::Other);
         }
         let head = self.bucket.head(name).await?;
         // The name may have been used again while the bucket was asked.
         if !self.ledger.stands(name, entry) {
-            return Ok(false);
+            return Ok(Seen::Other);
         }
         let found = head.as_ref().map(|head| self.object(head));
         match audit::judge(entry.wanted, found.as_ref(), &cached, !entry.seen) {
-            Finding::AsWanted | Finding::Later => {}
+            Finding::AsWanted => {
+                self.ledger.settle(name, entry, Timestamp::now());
+                let own = found.as_ref().is_none_or(|object| object.ours);
+                return Ok(if own { Seen::Own(head) } else { Seen::Other });
+            }
+            Finding::Later => {}
             Finding::Delete => {
                 self.bucket.delete(name).await?;
                 tracing::info!(
@@ -168,7 +186,7 @@ impl Audit {
                     "deleted in the bucket what rclone had left there: {name}"
                 );
                 self.ledger.settle(name, entry, Timestamp::now());
-                return Ok(true);
+                return Ok(Seen::Changed);
             }
             Finding::Restore(replaces) => return self.restore(replaces.as_deref(), &cached).await,
             Finding::Elsewhere => tracing::info!(
@@ -183,10 +201,10 @@ impl Audit {
             ),
         }
         self.ledger.settle(name, entry, Timestamp::now());
-        Ok(false)
+        Ok(Seen::Other)
     }
 
-    async fn restore(&self, replaces: Option<&str>, cached: &Cached) -> Result<bool, StorageError> {
+    async fn restore(&self, replaces: Option<&str>, cached: &Cached) -> Result<Seen, StorageError> {
         let (name, entry) = (self.name.as_str(), &self.entry);
         self.ledger.found_wrong(name);
         let file = cached::path(&self.cache_dir, self.bucket.name(), name);
@@ -196,7 +214,7 @@ impl Audit {
             .await?;
         let Placed::Stored { etag } = placed else {
             // The next look says what is there by now.
-            return Ok(false);
+            return Ok(Seen::Other);
         };
         let had = replaces.map_or("nothing", |_| "an older content");
         tracing::warn!(
@@ -216,7 +234,7 @@ impl Audit {
         }
         // Looked at again; and when it was deleted meanwhile, that has to be done once more.
         self.ledger.landed(name, Timestamp::now());
-        Ok(true)
+        Ok(Seen::Changed)
     }
 
     async fn cached(&self) -> Cached {

@@ -17,6 +17,7 @@ use crate::core::verdict::{Cause, Verdict};
 use crate::mount::{Claim, Hold, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
+use crate::storage::OwnChanges;
 use crate::supervise::prepare::Tenant;
 use crate::supervise::{Keys, application, finish, holding, indexing, keys, leasing, mounting, prepare, shipping};
 
@@ -48,6 +49,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Folders that rclone may have listed with objects that were then deleted.
     pub stale_folders: RefCell<BTreeSet<String>>,
+    /// How this machine's own changes were seen in the bucket since the last listing of it.
+    pub own_changes: RefCell<OwnChanges>,
     /// The ledger is being compared with the bucket.
     pub auditing: Cell<bool>,
     /// The bucket did not answer then.
@@ -108,6 +111,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             stale_folders: RefCell::default(),
+            own_changes: RefCell::default(),
             auditing: Cell::default(),
             audit_failed: Cell::default(),
             upload_failures: Cell::default(),

@@ -17,6 +17,7 @@ use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
+use crate::supervise::relisting::Listing;
 use crate::supervise::{Keys, finish, keys, relisting};
 
 /// See `probe_storage`.
@@ -92,10 +93,10 @@ impl Tenant {
 /// `Action::Prepare`
 pub async fn prepare(shared: Rc<Shared>) {
     let result = match examine(&shared).await {
-        Ok((tenant, prepared)) => {
+        Ok((tenant, prepared, listing)) => {
             *shared.tenant.borrow_mut() = Some(Rc::new(tenant));
             tokio::task::spawn_local(keys::watch(Rc::clone(&shared)));
-            tokio::task::spawn_local(relisting::watch(Rc::clone(&shared)));
+            tokio::task::spawn_local(relisting::watch(Rc::clone(&shared), listing));
             Ok(prepared)
         }
         Err(failure) => Err(failure),
@@ -103,7 +104,7 @@ pub async fn prepare(shared: Rc<Shared>) {
     shared.send(Event::Prepared(result));
 }
 
-async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
+async fn examine(shared: &Shared) -> Result<(Tenant, Prepared, Listing), Failure> {
     let config = &shared.config;
     let bundle = match &shared.keys {
         Keys::Given(bundle) => (**bundle).clone(),
@@ -121,6 +122,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
     );
     let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
+    let listing = relisting::first(&bucket);
     let remote = bundle
         .index
         .as_ref()
@@ -162,7 +164,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared), Failure> {
         projects: RefCell::default(),
         ledger: Ledger::load(&config.mount.cache_dir),
     };
-    Ok((tenant, prepared))
+    Ok((tenant, prepared, listing))
 }
 
 /// The tenant's id, from whoever names it; empty when nobody does. Preflight has seen that they do not contradict.

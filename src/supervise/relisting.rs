@@ -3,34 +3,59 @@
 //! rclone can do that by itself: a folder that it has read some time ago it reads again when somebody looks (`--dir-cache-time`).
 //! But it does so in an outage, too, and then what everybody knows is in the folder, and could have from the cache, waits for
 //! the bucket and fails. So it is told to remember for ever, and the folders that have changed are read again from here.
+//!
+//! Only those that somebody else has changed: rclone knows its own doing, and a folder that it is reading when the bucket
+//! falls silent is locked until that has failed and unknown afterwards (1.75.2, `Dir.readDir`).
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
 
 use crate::mount::RcError;
-use crate::storage::Folders;
+use crate::storage::{Bucket, Folders, StorageError};
 use crate::supervise::auditing;
 use crate::supervise::effects::Shared;
 
 /// A large bucket is listed less often: this long for each request that it takes.
 const PER_REQUEST: Duration = Duration::from_secs(3);
 
-/// Runs from the first look at the bucket to the end of the process.
-pub async fn watch(shared: Rc<Shared>) {
+/// A listing under way.
+pub type Listing = JoinHandle<Result<(Folders, u32), StorageError>>;
+
+/// Begins the first listing, as early as the bucket is known.
+pub fn first(bucket: &Bucket) -> Listing {
+    let bucket = bucket.clone();
+    tokio::task::spawn_local(async move { bucket.folders().await })
+}
+
+/// Runs to the end of the process.
+pub async fn watch(shared: Rc<Shared>, first: Listing) {
     let interval = shared.config.mount.refresh_interval;
-    // What has changed between rclone's first look and ours is not known: at the first time all folders count as changed.
-    let mut known = Folders::default();
+    let first = first.await.ok().and_then(Result::ok);
+    // What rclone reads from now on is as new as this. If it was there before, nobody knows what has changed between its
+    // look and ours: then all folders count as changed.
+    let in_time = shared.session().is_none();
+    let mut known = first
+        .filter(|_| in_time)
+        .map(|(folders, _)| folders)
+        .unwrap_or_default();
     let mut pause = interval;
     loop {
         tokio::time::sleep(pause).await;
         let (Some(tenant), Some(_)) = (shared.tenant(), shared.session()) else {
             continue;
         };
+        let began = Instant::now();
+        let before = tenant.ledger.unsettled();
         match tenant.bucket().folders().await {
-            Ok((folders, requests)) => {
+            Ok((mut folders, requests)) => {
                 pause = interval.max(PER_REQUEST * requests);
-                let mut changed = folders.changed(&known);
-                changed.retain(|name| name != ".tenant-init" && !name.starts_with(".tenant-init/"));
+                // The listing may show them with or without what was done here.
+                for name in before.iter().chain(&tenant.ledger.unsettled()) {
+                    folders.put_back(name, &known);
+                }
+                let changed = folders.changed(&known, &shared.own_changes.borrow());
                 tracing::debug!(
                     event = "relisted",
                     requests,
@@ -39,6 +64,7 @@ pub async fn watch(shared: Rc<Shared>) {
                 );
                 if read_again(&shared, changed).await {
                     known = folders;
+                    shared.own_changes.borrow_mut().forget_before(began);
                 }
             }
             Err(error) => tracing::debug!(event = "relisted", "the bucket cannot be listed: {error}"),
