@@ -135,7 +135,7 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     for (name, value) in [
         ("--timeout", "10s"),
         ("--contimeout", "5s"),
-        ("--low-level-retries", "2"),
+        ("--low-level-retries", "1"),
         ("--retries", "1"),
     ] {
         flag(name, value.as_ref());

@@ -4,10 +4,12 @@
 //! that is changed while it is being uploaded waits until that upload has been given up, and rclone's pacer (up to 2 s after
 //! some failures, for one request after the other) can't be cancelled. It also stays slow for a while afterwards.
 //!
-//! The single upload shows what our own probe can't see: that the bucket takes files after all, perhaps slowly. When it
-//! gets through, the next one follows at once. When the bucket is back, the first few go one by one too, until the pacer is
-//! quick again; then all the others.
+//! The single upload shows what our own probe can't see: that the bucket takes files after all, perhaps slowly. It is that
+//! of the file which has not been changed for the longest time, the least likely to be changed meanwhile. When it gets
+//! through, the next one follows at once. When the bucket is back, the first few go one by one too, until the pacer is quick
+//! again; then all the others.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::queue::Item;
@@ -16,6 +18,8 @@ use super::queue::Item;
 pub(super) const PUT_OFF: Duration = Duration::from_secs(60);
 /// … as soon as it would be due within this. Should nobody end the hold, rclone goes on by itself.
 const SOON: Duration = Duration::from_secs(30);
+/// A file that is due by this much earlier than it was put off to has been changed since, or tried.
+const EARLY: Duration = Duration::from_secs(2);
 /// Between two single uploads that do not get through.
 const TRY_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -30,8 +34,18 @@ pub struct Hold {
     tried: Instant,
     /// The file of the last single upload.
     pioneer: Option<u64>,
+    held: HashMap<u64, Held>,
     /// It is being ended since, and so many got through.
     eased: Option<(Instant, u32)>,
+}
+
+/// A file that was put off.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// When, for the last time.
+    at: Instant,
+    /// Neither changed nor tried since.
+    quiet_since: Instant,
 }
 
 /// What is to be done with the queue.
@@ -52,6 +66,7 @@ impl Hold {
         Hold {
             tried: now,
             pioneer: None,
+            held: HashMap::new(),
             eased: None,
         }
     }
@@ -79,17 +94,29 @@ impl Hold {
                 };
             }
         }
+        self.held.retain(|id, _| items.iter().any(|item| item.id == *id));
+        let soon = |item: &&Item| !item.uploading && item.due < SOON;
+        for item in items.iter().filter(soon) {
+            let quiet_since = self.held.get(&item.id).filter(|held| {
+                let due = PUT_OFF.saturating_sub(now.saturating_duration_since(held.at));
+                item.due + EARLY >= due
+            });
+            let quiet_since = quiet_since.map_or(now, |held| held.quiet_since);
+            self.held.insert(item.id, Held { at: now, quiet_since });
+        }
         let waited = now.saturating_duration_since(self.tried) >= TRY_INTERVAL;
         let due = self.eased.is_some() || got_through || waited;
-        let idle = items.iter().find(|item| !item.uploading);
+        // Of two, the one that waits longer.
+        let idle = items.iter().filter(|item| !item.uploading);
+        let idle = idle.min_by_key(|item| self.held.get(&item.id).map(|held| held.quiet_since));
         let send = idle.filter(|_| due && !busy).map(|item| item.id);
         if send.is_some() {
             self.pioneer = send;
             self.tried = now;
         }
-        let held = |item: &&Item| !item.uploading && item.due < SOON && Some(item.id) != send;
+        let put_off = |item: &&Item| soon(item) && Some(item.id) != send;
         Orders {
-            put_off: items.iter().filter(held).map(|item| item.id).collect(),
+            put_off: items.iter().filter(put_off).map(|item| item.id).collect(),
             send,
             over: false,
         }
@@ -138,6 +165,29 @@ mod tests {
         let orders = after(40, &mut hold, start, &[item(1, 2, false), item(2, 50, false)]);
         assert_eq!((orders.put_off, orders.send), (vec![1], None));
         assert_eq!(after(60, &mut hold, start, &[item(1, 40, false)]).send, Some(1));
+    }
+
+    #[test]
+    fn the_one_that_is_tried_is_the_one_that_has_been_left_alone_for_longest() {
+        let start = Instant::now();
+        let mut hold = Hold::new(start);
+        let busy = |seconds| item(1, seconds, false);
+        after(0, &mut hold, start, &[busy(1), item(2, 1, false), item(3, 1, false)]);
+        let orders = after(29, &mut hold, start, &[busy(1), item(2, 31, false), item(3, 31, false)]);
+        assert_eq!((orders.put_off, orders.send), (vec![1], None));
+        // 2 and 3 are put off again because their time is running out: that is no change.
+        let orders = after(
+            31,
+            &mut hold,
+            start,
+            &[busy(58), item(2, 29, false), item(3, 29, false)],
+        );
+        assert_eq!((orders.put_off, orders.send), (vec![3], Some(2)));
+        // It was tried, and is not the next one.
+        let orders = after(41, &mut hold, start, &[busy(48), item(2, 5, false), item(3, 50, false)]);
+        assert_eq!((orders.put_off, orders.send), (vec![2], None));
+        let orders = after(61, &mut hold, start, &[busy(1), item(2, 40, false), item(3, 30, false)]);
+        assert_eq!((orders.put_off, orders.send), (vec![1], Some(3)));
     }
 
     #[test]
