@@ -224,10 +224,10 @@ impl Ledger {
         self.select(|entry| !entry.queued && entry.next <= now)
     }
 
-    /// What nobody has looked at since it was uploaded or deleted.
+    /// What nobody has looked at since it was uploaded or deleted, or must look at again after `now`.
     #[must_use]
-    pub fn unseen(&self) -> Vec<(String, Entry)> {
-        self.select(|entry| !entry.queued && !entry.seen)
+    pub fn unsure(&self, now: Timestamp) -> Vec<(String, Entry)> {
+        self.select(|entry| !entry.queued && (!entry.seen || entry.risk > now))
     }
 
     /// Deletions that nobody has seen carried out.
@@ -507,7 +507,7 @@ mod tests {
         let ledger = Ledger::default();
         let now = Timestamp::now();
         ledger.note(QUEUED, Some("a.md"), now);
-        assert!(ledger.due(now).is_empty() && ledger.unseen().is_empty());
+        assert!(ledger.due(now).is_empty() && ledger.unsure(now).is_empty());
         assert_eq!(ledger.unproven(now), ["a.md"]);
         ledger.note(
             "vfs cache: failed to upload try #1, will retry in 2s: x",
@@ -519,6 +519,7 @@ mod tests {
         ledger.settle(&name, &entry, now);
         assert!(ledger.due(now).is_empty());
         assert_eq!(ledger.unproven(now), ["a.md"], "that try could be in the bucket by now");
+        assert_eq!(names(ledger.unsure(now)), ["a.md"]);
         let (name, entry) = ledger.due(now + AGAIN).remove(0);
         assert!(entry.seen && ledger.unproven(now + RISK).is_empty());
         ledger.settle(&name, &entry, now + RISK);
@@ -535,7 +536,7 @@ mod tests {
         ledger.note("Copied (server-side copy) to: d.md", Some("c.md"), now);
         ledger.note("vfs cache: renamed in cache to \"d.md\"", Some("c.md"), now);
         ledger.note(REMOVED, Some("d.md"), now);
-        assert_eq!(names(ledger.unseen()), ["c.md"], "it may have failed");
+        assert_eq!(names(ledger.unsure(now)), ["c.md"], "it may have failed");
     }
 
     #[test]

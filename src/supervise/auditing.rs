@@ -42,12 +42,12 @@ pub async fn look(shared: &Shared) {
     keep(shared);
 }
 
-/// Everything that nobody has seen yet, after the last upload of a stop.
+/// Everything that may not be as it must, after the last upload of a stop.
 pub async fn all(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
-        audit(shared, &tenant, tenant.ledger.unseen()).await;
+        audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now())).await;
         // Once more what was put right only now.
-        audit(shared, &tenant, tenant.ledger.unseen()).await;
+        audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now())).await;
     }
 }
 

@@ -177,6 +177,19 @@ def test_an_upload_that_arrives_late_is_undone_when_rclone_is_killed_then(tenant
     wait_contents(s3_server, {"note.md": "the newer one\n"}, 0)
 
 
+def test_an_upload_that_arrives_late_is_undone_when_the_tenant_is_stopped_then(tenant, s3_server, network):
+    """The file had been compared with the bucket before. (Found by a storm.)"""
+    old = uploading(tenant, network, "old\n")
+    (tenant.mount / "note.md").write_text("the newer one\n")
+    wait_contents(s3_server, {"note.md": "the newer one\n"})
+    # rclone looks at what it has uploaded, and then we do.
+    wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") >= 2, 20, lambda: str(network.seen))
+    old.deliver()
+    wait_contents(s3_server, {"note.md": "old\n"})
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the newer one\n"}, 0)
+
+
 def test_a_deletion_survives_a_supervisor_that_is_killed_right_after_it(make_tenant, s3_server):
     """rclone has forgotten the object in the bucket; who remembered it is gone, too."""
     tenant = make_tenant(s3_server).start().wait_ready()
