@@ -51,6 +51,7 @@ OPERATIONS = {
     "statvfs": lambda at, n: os.statvfs(at),
     "new file": lambda at, n: write(at / f"known-{n % FOLDERS}/new-{n}.md"),
     "replace": lambda at, n: replace(at / f"known-{n % FOLDERS}/replaced-{n % 7}.md"),
+    "overwrite": lambda at, n: write(at / f"known-{n % FOLDERS}/overwritten-{n % 7}.md"),
     "append": lambda at, n: append(at / f"known-{n % FOLDERS}/appended-{n % 7}.md"),
     "new folder": lambda at, n: os.mkdir(at / f"folder-{n}"),
 }
@@ -71,8 +72,8 @@ class Side:
         for known in range(FOLDERS):
             folder = self.at / f"known-{known}"
             for number in range(7):
-                write(folder / f"replaced-{number}.md")
-                write(folder / f"appended-{number}.md")
+                for kind in ("replaced", "overwritten", "appended"):
+                    write(folder / f"{kind}-{number}.md")
             for file in folder.iterdir():
                 file.read_text()
         list(self.at.iterdir())

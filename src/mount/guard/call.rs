@@ -1,9 +1,15 @@
-//! Looking into a call: which procedure, what it names, and the rewriting that keeps files from being emptied.
+//! Looking into a call: which procedure, what it names, and the rewriting that keeps files from being emptied, and emptying
+//! them from asking the bucket.
 //!
 //! Linux since 6.12 or a little earlier opens a file with `O_CREAT` that it has not looked up by sending CREATE with mode
 //! UNCHECKED and no size. RFC 1813 section 3.3.8 lets that succeed on an existing file and leaves the file alone; rclone's
 //! server empties it. Mode GUARDED fails with NFS3ERR_EXIST instead, and the kernel goes on with a LOOKUP. A size of 0 is
 //! `O_TRUNC`: there the file is meant to be emptied, and the call stays as it is.
+//!
+//! `O_TRUNC` of a file that is known is a SETATTR of size 0 that also sets the modification time to the server's. rclone's
+//! server does one after the other, and the time of a file that nobody has open it sets in the bucket: with a copy of what was
+//! just emptied, and an error when the bucket does not answer, of a file that is empty by then. A size that changes sets the
+//! time by itself. So a SETATTR with both is forwarded with the size alone.
 //!
 //! Only the fields in front are read, never a WRITE's data, and the rewriting changes four bytes in place. What can't be
 //! parsed is never forwarded on a guess: rclone's server reads less strictly than this and might see a CREATE in it.
@@ -11,7 +17,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use nfs3_types::nfs3::{self, NFS_PROGRAM, NFS3_FHSIZE, createverf3, nfsstat3, sattr3, set_size3};
+use nfs3_types::nfs3::{
+    self, NFS_PROGRAM, NFS3_FHSIZE, createverf3, nfsstat3, sattr3, set_atime, set_gid3, set_mode3, set_mtime,
+    set_size3, set_uid3,
+};
 use nfs3_types::rpc::{RPC_VERSION_2, accept_stat_data, msg_type};
 use nfs3_types::{mount, xdr_codec::Pack};
 
@@ -92,9 +101,9 @@ pub(super) fn inspect(record: &mut [u8]) -> Inspected {
     };
     match look(xid, cursor) {
         Ok(Look::Answer(answer)) => Inspected::Answer(answer),
-        Ok(Look::Forward { plan, guard }) => {
-            if let Some(mode) = guard {
-                record[mode..mode + 4].copy_from_slice(&GUARDED.to_be_bytes());
+        Ok(Look::Forward { plan, change }) => {
+            if let Some((at, value)) = change {
+                record[at..at + 4].copy_from_slice(&value.to_be_bytes());
             }
             Inspected::Forward(plan)
         }
@@ -109,13 +118,15 @@ pub(super) fn inspect(record: &mut [u8]) -> Inspected {
 const UNCHECKED: u32 = 0;
 const GUARDED: u32 = 1;
 const EXCLUSIVE: u32 = 2;
+/// `time_how` (RFC 1813 section 2.6): DONT_CHANGE.
+const DONT_CHANGE: u32 = 0;
 
 enum Look {
     Answer(Vec<u8>),
-    /// `guard`: where the create mode is that must become GUARDED.
+    /// `change`: which four bytes must become what.
     Forward {
         plan: Plan,
-        guard: Option<usize>,
+        change: Option<(usize, u32)>,
     },
 }
 
@@ -183,17 +194,17 @@ fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
                 mounts: number == MNT,
                 ..plan(&MOUNT)
             },
-            guard: None,
+            change: None,
         }),
         _ => Ok(Look::Forward {
             plan: plan(&OTHER),
-            guard: None,
+            change: None,
         }),
     }
 }
 
 fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Plan) -> Result<Look, Malformed> {
-    let mut guard = None;
+    let mut change = None;
     match plan.procedure.scope {
         Scope::Free => {}
         Scope::FreeObject => plan.objects[0] = handle(&mut cursor)?.1,
@@ -201,6 +212,9 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
             let (key, object) = handle(&mut cursor)?;
             plan.keys = [Some(key), None];
             plan.objects[0] = object;
+            if number == NFS_PROGRAM::NFSPROC3_SETATTR {
+                change = time_beside_size(&mut cursor)?.map(|at| (at, DONT_CHANGE));
+            }
         }
         Scope::FreeEntry => {
             let (_, entry, object) = entry(&mut cursor)?;
@@ -223,7 +237,7 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
                     }
                     CreateMode::AsItIs => {}
                     CreateMode::MustNotTruncate => {
-                        guard = Some(named.end);
+                        change = Some((named.end, GUARDED));
                         plan.rewritten = Some(named);
                     }
                 }
@@ -244,7 +258,20 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
             plan.objects = [source, target];
         }
     }
-    Ok(Look::Forward { plan, guard })
+    Ok(Look::Forward { plan, change })
+}
+
+/// Reads `sattr3`. Where its modification time is, when it is to become the server's beside a new size.
+fn time_beside_size(cursor: &mut Cursor<'_>) -> Result<Option<usize>, Malformed> {
+    cursor.value::<set_mode3>("mode")?;
+    cursor.value::<set_uid3>("owner")?;
+    cursor.value::<set_gid3>("group")?;
+    let size: set_size3 = cursor.value("size")?;
+    cursor.value::<set_atime>("access time")?;
+    let at = cursor.at();
+    let time: set_mtime = cursor.value("modification time")?;
+    let both = matches!((size, time), (set_size3::Some(_), set_mtime::SET_TO_SERVER_TIME));
+    Ok(both.then_some(at))
 }
 
 enum CreateMode {

@@ -46,6 +46,27 @@ async fn an_unchecked_create_without_a_size_becomes_guarded_and_nothing_else_of_
 }
 
 #[tokio::test]
+async fn a_file_that_is_emptied_is_not_given_a_time_besides() {
+    use set_mtime::{DONT_CHANGE, SET_TO_CLIENT_TIME, SET_TO_SERVER_TIME};
+    let mut rig = Rig::start().await;
+    let time = SET_TO_CLIENT_TIME(nfstime3::default());
+    let calls = [
+        (Some(0), SET_TO_SERVER_TIME, DONT_CHANGE),
+        (Some(7), SET_TO_SERVER_TIME, DONT_CHANGE),
+        (None, SET_TO_SERVER_TIME, SET_TO_SERVER_TIME),
+        (Some(0), time, time),
+        (Some(0), DONT_CHANGE, DONT_CHANGE),
+    ];
+    for (xid, (size, sent, wanted)) in (1..).zip(calls) {
+        rig.kernel.send(&setattr(xid, "note.md", size, sent)).await;
+        let call = rig.server.call().await;
+        assert_eq!(call.record, setattr(xid, "note.md", size, wanted));
+        call.reply(&ok(&call.record)).await;
+        assert_eq!(status_of(&rig.kernel.reply().await), nfsstat3::NFS3_OK);
+    }
+}
+
+#[tokio::test]
 async fn a_create_that_can_not_be_parsed_never_passes() {
     let mut rig = Rig::start().await;
     let whole = create(1, "note.md", createhow3::UNCHECKED(sized(None)));

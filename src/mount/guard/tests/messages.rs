@@ -51,6 +51,15 @@ pub(super) fn at<'a>(directory: &str, name: &'a str) -> diropargs3<'a> {
     }
 }
 
+pub(super) fn setattr(xid: u32, file: &str, size: Option<u64>, mtime: set_mtime) -> Vec<u8> {
+    let arguments = SETATTR3args {
+        object: handle(file),
+        new_attributes: sattr3 { mtime, ..sized(size) },
+        guard: sattrguard3::None,
+    };
+    nfs(xid, NFS_PROGRAM::NFSPROC3_SETATTR, &arguments)
+}
+
 pub(super) fn getattr(xid: u32, file: &str) -> Vec<u8> {
     nfs(
         xid,
