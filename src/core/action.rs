@@ -111,6 +111,8 @@ pub enum Flow {
     Free,
     /// The bucket is unreachable: held back, all but one now and then.
     Held,
+    /// The store limits our rate: one at a time.
+    Paced,
     /// It is back: a few one by one, then free.
     Easing,
 }

@@ -32,6 +32,8 @@ pub const STORAGE_PATIENCE: Duration = Duration::from_secs(2);
 pub const STORAGE_RETRY: Duration = Duration::from_secs(1);
 /// … but this long after the end of the last one.
 pub const STORAGE_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// A store that has asked us to slow down gets one upload at a time until it has not done so for this long.
+pub const SLOW_DOWN_PATIENCE: Duration = Duration::from_secs(10);
 /// Uploads that failed in an outage wait longer and longer. After its end they are sent again this often …
 pub const CATCH_UP_INTERVAL: Duration = Duration::from_secs(10);
 /// … from this long after its end on …

@@ -74,6 +74,8 @@ pub struct Mounter {
     pub next_probe: Duration,
     /// How uploads were last told to flow.
     pub flow: Flow,
+    /// The last time that the store asked us to slow down.
+    pub slowed_down: Option<Duration>,
     /// rclone is being replaced behind the guard.
     pub reconnect: Option<Reconnect>,
     /// Delay before the next launch, decided when it failed.
@@ -234,6 +236,7 @@ impl State {
                 probed: None,
                 next_probe: Duration::ZERO,
                 flow: Flow::Free,
+                slowed_down: None,
                 reconnect: None,
                 retry_delay: Duration::ZERO,
                 backoff: backoff(1),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::core::action::{Action, Flow, Level};
 use crate::core::event::{AppEvent, Driver, Event, Failure, MountEvent, MountHealth, PhaseEnd, Prepared};
 use crate::core::policy::{
-    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, STORAGE_RETRY,
-    STORAGE_RETRY_PAUSE, STUCK_PROBES,
+    BUSY_QUEUE_INTERVAL, HUNG_PAUSE, HUNG_PROBES, HUNG_PROBES_FUSE, OUTAGE_PROBE_INTERVAL, SLOW_DOWN_PATIENCE,
+    STORAGE_RETRY, STORAGE_RETRY_PAUSE, STUCK_PROBES,
 };
 use crate::core::state::{AppState, Stage, State, Watched};
 use crate::core::verdict::Cause;
@@ -155,6 +155,9 @@ impl State {
         if let Some(mut queue) = health.queue {
             self.upload_failures += queue.new_failures;
             self.totals_slow_downs += queue.new_slow_downs;
+            if queue.new_slow_downs > 0 {
+                self.mounter.slowed_down = Some(now);
+            }
             if let Some(since) = self.mounter.ready_since {
                 queue.oldest = self.pressure.true_age(&queue, since, now);
             }
@@ -253,7 +256,7 @@ impl State {
 
     fn storage_probed(&mut self, result: Result<Duration, Failure>, now: Duration) -> Vec<Action> {
         let (was_down, was_slow) = (self.storage.is_down(), self.storage.slow_down);
-        let held = self.mounter.flow == Flow::Held;
+        let held = matches!(self.mounter.flow, Flow::Held | Flow::Paced);
         observe(&mut self.storage, &result, now, self.policy.storage_interval);
         self.storage_rechecked();
         if result.as_ref().is_err_and(Failure::is_outage) {
@@ -262,6 +265,7 @@ impl State {
             self.storage.next_probe = now
                 + if self.storage.slow_down {
                     self.totals_slow_downs += 1;
+                    self.mounter.slowed_down = Some(now);
                     // Obeyed: not asked more often than usual, as in other outages.
                     self.policy.storage_interval.mul_f64(0.8 + 0.3 * jitter)
                 } else {
@@ -271,7 +275,7 @@ impl State {
                 };
         }
         match result {
-            // rclone's own delays know best when there is room again.
+            // Nothing is pushed at once.
             Ok(_) if was_slow => Vec::new(),
             Ok(_) if was_down => {
                 let words = "the bucket answers again: uploading everything that waits".into();
@@ -298,15 +302,18 @@ impl State {
         }
     }
 
-    /// Of a bucket that only limits our rate rclone takes care, and a stop tries everything.
+    /// A store that limits our rate takes some, and asks for more patience than rclone has with many files. A stop tries everything.
     fn regulate_uploads(&mut self) -> Option<Action> {
         if self.is_stopped() {
             return None;
         }
+        let slowed_down = self.mounter.slowed_down;
         let flow = match self.mounter.flow {
-            _ if self.is_stopping() || self.storage.slow_down || self.storage.rejected_since.is_some() => Flow::Free,
+            _ if self.is_stopping() || self.storage.rejected_since.is_some() => Flow::Free,
+            _ if self.storage.slow_down => Flow::Paced,
             _ if self.storage.down_since.is_some() => Flow::Held,
-            Flow::Held => Flow::Easing,
+            _ if slowed_down.is_some_and(|at| self.now < at + SLOW_DOWN_PATIENCE) => Flow::Paced,
+            Flow::Held | Flow::Paced => Flow::Easing,
             other => other,
         };
         let changed = std::mem::replace(&mut self.mounter.flow, flow) != flow;

@@ -8,6 +8,8 @@
 //! of the file which has not been changed for the longest time, the least likely to be changed meanwhile. When it gets
 //! through, the next one follows at once. When the bucket is back, the first few go one by one too, until the pacer is quick
 //! again; then all the others.
+//!
+//! The same, with less patience, for a store that limits our rate: it is asked for one file after the other.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,8 +22,10 @@ pub(super) const PUT_OFF: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
 /// A file that is due by this much earlier than it was put off to has been changed since, or tried.
 const EARLY: Duration = Duration::from_secs(2);
-/// Between two single uploads that do not get through.
+/// Between two single uploads that do not get through, to a bucket that is unreachable …
 const TRY_INTERVAL: Duration = Duration::from_secs(30);
+/// … and to one that limits our rate.
+const PACE: Duration = Duration::from_secs(5);
 
 /// The bucket is back: this many go one by one, …
 const ONE_BY_ONE: u32 = 8;
@@ -31,6 +35,7 @@ const EASE_LIMIT: Duration = Duration::from_secs(10);
 /// A hold under way.
 #[derive(Debug)]
 pub struct Hold {
+    interval: Duration,
     tried: Instant,
     /// The file of the last single upload.
     pioneer: Option<u64>,
@@ -60,14 +65,24 @@ pub(super) struct Orders {
 }
 
 impl Hold {
-    /// Begins at `now`.
+    /// The bucket is unreachable from `now` on.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Hold {
+            interval: TRY_INTERVAL,
             tried: now,
             pioneer: None,
             held: HashMap::new(),
             eased: None,
+        }
+    }
+
+    /// The store limits our rate from `now` on.
+    #[must_use]
+    pub fn paced(now: Instant) -> Self {
+        Hold {
+            interval: PACE,
+            ..Hold::new(now)
         }
     }
 
@@ -104,7 +119,7 @@ impl Hold {
             let quiet_since = quiet_since.map_or(now, |held| held.quiet_since);
             self.held.insert(item.id, Held { at: now, quiet_since });
         }
-        let waited = now.saturating_duration_since(self.tried) >= TRY_INTERVAL;
+        let waited = now.saturating_duration_since(self.tried) >= self.interval;
         let due = self.eased.is_some() || got_through || waited;
         // Of two, the one that waits longer.
         let idle = items.iter().filter(|item| !item.uploading);
@@ -205,6 +220,23 @@ mod tests {
         assert_eq!(
             after(36, &mut hold, start, &[item(2, 60, false), item(3, 60, false)]).send,
             Some(2)
+        );
+    }
+
+    #[test]
+    fn a_store_that_limits_our_rate_gets_one_and_after_a_refusal_another_one_soon() {
+        let start = Instant::now();
+        let mut hold = Hold::paced(start);
+        let all = [item(1, 60, false), item(2, 60, false)];
+        assert_eq!(after(4, &mut hold, start, &all).send, None);
+        assert_eq!(after(5, &mut hold, start, &all).send, Some(1));
+        assert_eq!(after(6, &mut hold, start, &all[1..]).send, Some(2), "it got through");
+        let orders = after(7, &mut hold, start, &[item(2, 2, false), item(3, 1, false)]);
+        assert_eq!((orders.put_off, orders.send), (vec![2, 3], None), "refused");
+        assert!(
+            after(11, &mut hold, start, &[item(2, 58, false), item(3, 58, false)])
+                .send
+                .is_some()
         );
     }
 

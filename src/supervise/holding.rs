@@ -21,6 +21,7 @@ pub async fn regulate(shared: Rc<Shared>, flow: Flow) {
     let mut hold = kept.take().unwrap_or_else(|| Hold::new(Instant::now()));
     match flow {
         Flow::Held => hold = Hold::new(Instant::now()),
+        Flow::Paced => hold = Hold::paced(Instant::now()),
         Flow::Easing => hold.ease(Instant::now()),
         Flow::Free => {
             if let Some(session) = shared.session()

@@ -46,6 +46,7 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::Fence => "fence",
             Action::DrainIndex { .. } => "drain-index",
             Action::Uploads(Flow::Held) => "hold",
+            Action::Uploads(Flow::Paced) => "pace",
             Action::Uploads(Flow::Easing) => "ease",
             Action::Uploads(Flow::Free) => "free",
             Action::ExpireQueue => "expire",

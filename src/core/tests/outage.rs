@@ -125,12 +125,34 @@ fn uploads_that_fail_at_the_end_of_an_outage_do_not_wait_for_minutes() {
 fn uploads_are_held_back_while_it_is_down_but_not_by_a_stop() {
     let mut life = Life::ready(Driver::Nfs, policy());
     let slow = Event::Storage(Err(Failure::slow_down("503 SlowDown")));
-    assert!(!kinds(&life.on(slow.clone())).contains(&"hold"), "rclone itself obeys");
+    assert!(
+        kinds(&life.on(slow.clone())).contains(&"pace"),
+        "such a store takes some"
+    );
     assert!(kinds(&life.on(outage())).contains(&"hold"));
     assert!(!kinds(&life.on(outage())).contains(&"hold"), "once");
-    assert!(kinds(&life.on(slow)).contains(&"free"));
+    assert!(kinds(&life.on(slow)).contains(&"pace"));
     life.on(outage());
     assert!(kinds(&life.on(Event::StopSignal("SIGTERM"))).contains(&"free"));
+}
+
+#[test]
+fn a_store_that_refuses_uploads_for_their_rate_gets_one_at_a_time_for_a_while() {
+    let mut life = Life::ready(Driver::Nfs, policy());
+    let refused = healthy(Queue {
+        files: 20,
+        failing: 8,
+        new_failures: 8,
+        new_slow_downs: 8,
+        ..Queue::default()
+    });
+    assert!(kinds(&life.on(refused)).contains(&"pace"));
+    life.on(well());
+    life.now += Duration::from_secs(9);
+    assert!(!kinds(&life.on(files(9, 0))).contains(&"ease"));
+    life.now += Duration::from_secs(2);
+    assert!(kinds(&life.on(files(11, 0))).contains(&"ease"));
+    assert!(!kinds(&life.on(files(12, 0))).contains(&"ease"), "once");
 }
 
 #[test]
