@@ -29,18 +29,21 @@ pub fn cached(cache_dir: &Path, bucket: &str, name: &str, md5: bool) -> io::Resu
         cache_dir.join("vfsMeta").join(REMOTE).join(bucket).join(name),
     );
     let unsent = || Ok::<bool, io::Error>(read_meta(&meta)?.is_some_and(|meta| meta.dirty));
-    let size = match fs::symlink_metadata(&file) {
-        Ok(found) if found.is_file() => found.len(),
+    let found = match fs::symlink_metadata(&file) {
+        Ok(found) if found.is_file() => found,
         Ok(_) => return Ok(Cached::Not),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Cached::Not);
         }
         Err(error) => return Err(error),
     };
+    let size = found.len();
     if unsent()? {
         return Ok(Cached::Unsent);
     }
-    if !is_complete(&file, size)? {
+    // rclone begins a file that it is going to download as an empty one.
+    let begun = size == 0 && read_meta(&meta)?.is_none_or(|meta| !meta.describes(&found));
+    if begun || !is_complete(&file, size)? {
         return Ok(Cached::Not);
     }
     let md5 = if md5 { Some(sum(&file)?) } else { None };
@@ -97,5 +100,15 @@ mod tests {
             .set_len(1 << 20)
             .unwrap();
         assert_eq!(look("sub/a.md"), Cached::Not, "it has holes");
+        put("b.md", "", false);
+        assert_eq!(look("b.md"), Cached::Not, "described as 5 bytes long: just begun");
+        let meta = dir.path().join("vfsMeta").join(REMOTE).join("notes/b.md");
+        let text = fs::read_to_string(&meta).unwrap().replace("\"Size\":5", "\"Size\":0");
+        fs::write(meta, text).unwrap();
+        let empty = Cached::Whole {
+            size: 0,
+            md5: Some("d41d8cd98f00b204e9800998ecf8427e".into()),
+        };
+        assert_eq!(look("b.md"), empty);
     }
 }

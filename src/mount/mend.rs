@@ -20,7 +20,8 @@
 //! * a complete file of another length than its description, which says that it is sent, is described as not sent;
 //! * so is one that is on the ledger as not compared with the bucket yet;
 //! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
-//! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone.
+//! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone, unless it
+//!   is on that ledger and described as empty: rclone begins a file that it is going to download as an empty one.
 //!
 //! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
 
@@ -70,7 +71,8 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
                 fs::rename(&old.path, metas.join(&name))?;
                 mended.requeued.push(name);
             } else if match &described {
-                None => true,
+                None => found.len() > 0,
+                Some(meta) if found.len() == 0 => unproven.contains(&name) && meta.describes(&found),
                 // A partly read file of which the bucket has a new version is nobody's write.
                 Some(meta) => (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?,
             } {
@@ -81,9 +83,6 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
     })?;
     for (file, name) in broken {
         let meta = fs::metadata(&file)?;
-        if meta.len() == 0 {
-            continue;
-        }
         if is_complete(&file, meta.len())? {
             describe(cache_dir, &metas.join(&name), &meta)?;
             mended.requeued.push(name);
@@ -260,6 +259,29 @@ mod tests {
         assert_eq!(mended.requeued, ["bare.md", "sub/torn.md"]);
         assert_eq!(cache.unsent(), ["bare.md", "sub/torn.md"]);
         assert_eq!(cache.mend(), Mended::default(), "once is enough");
+    }
+
+    #[test]
+    fn an_empty_file_is_sent_only_when_it_is_meant_to_be_one() {
+        let cache = cache();
+        let sent = |size: u64| {
+            let time = "2026-11-23T18:13:12Z";
+            json!({ "ModTime": time, "ATime": time, "Size": size, "Rs": null, "Fingerprint": size.to_string(), "Dirty": false })
+        };
+        for (name, meta) in [
+            ("emptied.md", Some(sent(0))),
+            ("about-to-be-read.md", Some(sent(7))),
+            ("begun.md", None),
+        ] {
+            fs::write(cache.file(name), "").unwrap();
+            if let Some(meta) = meta {
+                fs::write(cache.meta(name), meta.to_string()).unwrap();
+            }
+        }
+        assert_eq!(cache.mend(), Mended::default());
+        let unproven = ["emptied.md", "about-to-be-read.md", "begun.md"];
+        assert_eq!(cache.mend_with(&unproven).requeued, ["emptied.md"]);
+        assert_eq!(cache.unsent(), ["emptied.md"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
@@ -189,10 +190,14 @@ pub(super) fn cached_bytes(cache_dir: &Path) -> u64 {
     blocks * 512
 }
 
-/// Has the file no holes? A file system that knows none says so too.
+/// Has the file `length` bytes without a hole? A file system that knows none says so too.
 pub(super) fn is_complete(path: &Path, length: u64) -> io::Result<bool> {
-    let hole = lseek(File::open(path)?, 0, Whence::SeekHole)?;
-    Ok(u64::try_from(hole).is_ok_and(|hole| hole >= length))
+    match lseek(File::open(path)?, 0, Whence::SeekHole) {
+        Ok(hole) => Ok(u64::try_from(hole).is_ok_and(|hole| hole >= length)),
+        // lseek(2): the file is empty.
+        Err(Errno::ENXIO) => Ok(length == 0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Calls `visit` with the path and the name relative to `root` of each file below it. Iterative: depth is the tenant's.
