@@ -8,7 +8,7 @@
 //! A file that is opened once before its upload begins is connected, so each of them is ([`visit`]). For that, a life that
 //! begins with unsent files has a longer write-back delay ([`delay`]), long enough for rclone to look them all up and for
 //! us to open them. It can't be changed back while rclone runs; so once that is done uploads are made due from here, when
-//! they have waited as long as `mount.write_back` says ([`hurry`]). Not before: a bucket that comes back late would get them
+//! they have waited as long as `mount.write_back` says ([`hurry`]). Not before, and nobody else may make one due: a bucket that comes back late would get them
 //! while they are being opened, and the kernel keeps for `mount.attribute_timeout` what it sees of such a file: no bytes. A
 //! file whose upload was faster all the same gets its entry from the bucket: its directory is listed again. So does a file that
 //! has no entry at all, because the bucket did not answer when rclone made it ("failed to add virtual dir entry"): it is
@@ -17,6 +17,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -78,11 +79,17 @@ impl Inner {
         }
     }
 
-    /// From now on uploads are due as configured.
-    pub(super) fn begin_to_hurry(self: &Arc<Self>) {
+    /// It is done: from now on uploads are due as configured, and may be made due.
+    pub(super) fn has_taken_up(self: &Arc<Self>) {
+        self.adopted.store(true, Ordering::Release);
         if self.write_back > self.wanted_write_back {
             tokio::spawn(hurry(Arc::downgrade(self), self.wanted_write_back));
         }
+    }
+
+    /// May an upload be made due?
+    pub(super) fn has_adopted(&self) -> bool {
+        self.adopted.load(Ordering::Acquire)
     }
 
     async fn adopt_all(&self, deadline: Instant) -> Result<(), String> {

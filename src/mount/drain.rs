@@ -67,22 +67,29 @@ impl Session {
     }
 
     /// Makes every waiting file due now; returns how many. Used when an outage ends: waiting files may otherwise sleep
-    /// for up to five minutes.
+    /// for up to five minutes. None while files are being taken up that an rclone before left: they become due after that.
     ///
     /// # Errors
     /// When rclone does not answer.
     pub async fn expire_queue(&self) -> Result<usize, RcError> {
+        if !self.0.has_adopted() {
+            return Ok(0);
+        }
         let queue = self.0.queue().await?;
         self.0.expire(&queue).await
     }
 
-    /// One look at the queue while the bucket is unreachable, and just after; see [`Hold`]. True when the hold is over.
+    /// One look at the queue while the bucket is unreachable, and just after; see [`Hold`]. True when the hold is over. Nothing is
+    /// done while files are being taken up that an rclone before left.
     ///
     /// # Errors
     /// When rclone does not answer.
     pub async fn hold(&self, hold: &mut Hold) -> Result<bool, RcError> {
+        if !self.0.has_adopted() {
+            return Ok(false);
+        }
         let queue = self.0.queue().await?;
-        let orders = hold.orders(&queue.items, std::time::Instant::now());
+        let orders = hold.orders(self.pid(), &queue.items, std::time::Instant::now());
         for id in orders.put_off {
             accept_gone(self.0.rc.put_off(id, PUT_OFF, RC_LIMIT).await)?;
         }

@@ -35,6 +35,8 @@ const EASE_LIMIT: Duration = Duration::from_secs(10);
 /// A hold under way.
 #[derive(Debug)]
 pub struct Hold {
+    /// Process id of the rclone whose queue it was: another one numbers its files anew.
+    of: Option<u32>,
     interval: Duration,
     tried: Instant,
     /// The file of the last single upload.
@@ -69,6 +71,7 @@ impl Hold {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Hold {
+            of: None,
             interval: TRY_INTERVAL,
             tried: now,
             pioneer: None,
@@ -91,8 +94,12 @@ impl Hold {
         self.eased.get_or_insert((now, 0));
     }
 
-    /// `items`: the queue, oldest first.
-    pub(super) fn orders(&mut self, items: &[Item], now: Instant) -> Orders {
+    /// `items`: the queue of the rclone with this process id, oldest first.
+    pub(super) fn orders(&mut self, pid: u32, items: &[Item], now: Instant) -> Orders {
+        if self.of.replace(pid) != Some(pid) {
+            self.pioneer = None;
+            self.held.clear();
+        }
         let got_through = self.pioneer.is_some_and(|id| !items.iter().any(|item| item.id == id));
         // What hangs since before the bucket came back is in nobody's way.
         let counts = |item: &Item| self.eased.is_none() || self.pioneer == Some(item.id);
@@ -156,7 +163,7 @@ mod tests {
     }
 
     fn after(seconds: u64, hold: &mut Hold, start: Instant, items: &[Item]) -> Orders {
-        hold.orders(items, start + Duration::from_secs(seconds))
+        hold.orders(7, items, start + Duration::from_secs(seconds))
     }
 
     #[test]
@@ -238,6 +245,16 @@ mod tests {
                 .send
                 .is_some()
         );
+    }
+
+    #[test]
+    fn another_rclone_has_not_sent_what_is_not_in_its_queue() {
+        let start = Instant::now();
+        let mut hold = Hold::new(start);
+        let orders = after(30, &mut hold, start, &[item(9, 1, false)]);
+        assert_eq!(orders.send, Some(9));
+        let orders = hold.orders(8, &[item(1, 10, false)], start + Duration::from_secs(31));
+        assert_eq!((orders.put_off, orders.send), (vec![1], None));
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Session {
     /// As soon as it is known that it will not be, at the latest at `deadline`. The mounter is left running.
     pub async fn ready(&self, deadline: Instant) -> Result<Duration, NotReady> {
         self.unless_exited(self.0.become_ready(deadline)).await?;
-        self.0.begin_to_hurry();
+        self.0.has_taken_up();
         Ok(self.0.started.elapsed())
     }
 }
@@ -160,7 +160,7 @@ impl Session {
     pub async fn rejoin(&self, deadline: Instant) -> Result<(), NotReady> {
         self.unless_exited(async {
             self.0.adopts(deadline).await?;
-            self.0.begin_to_hurry();
+            self.0.has_taken_up();
             self.0.join();
             self.0.probe(Kind::Look, "looking into the mount", deadline).await
         })

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,8 +85,10 @@ pub(super) struct Inner {
     pub(super) write_back: Duration,
     /// `mount.write_back`; rclone's may be longer, see `adopt`.
     pub(super) wanted_write_back: Duration,
-    /// The files that were unsent when it began.
+    /// The files that were unsent when it began …
     pub(super) found: Vec<Pending>,
+    /// … have been taken up, see `adopt`.
+    pub(super) adopted: AtomicBool,
     pub(super) started: Instant,
     pub(super) rc: Rc,
     pub(super) prober: Arc<Prober>,
@@ -292,6 +295,7 @@ impl Session {
             write_back: mount.write_back,
             wanted_write_back: write_back,
             found,
+            adopted: AtomicBool::new(false),
             started,
             rc,
             prober: Arc::clone(&claim.prober),
