@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn run(config: Config) -> Exit {
     let servers = match start(&config).await {
         Ok(servers) => servers,
-        Err(failure) => return finish::before_the_start(failure.exit, &failure.words),
+        Err(failure) => return finish::before_the_start(&config, failure.exit, &failure.words),
     };
     let bundle = bundle(&config, &servers);
     let introduction = introduction(&config, servers.database.is_some());

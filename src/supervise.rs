@@ -62,13 +62,13 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
                 "cannot listen on health.listen = {}: {error}. Is another tenant-init running? Stop it or set another address",
                 config.health.listen
             );
-            return finish::before_the_start(Exit::Machine, &words);
+            return finish::before_the_start(&config, Exit::Machine, &words);
         }
     };
     let signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => {
-            return finish::before_the_start(Exit::Bug, &format!("cannot receive signals: {error}"));
+            return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}"));
         }
     };
     let policy = Policy::new(&config, fastrand::u64(..));

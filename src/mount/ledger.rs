@@ -11,12 +11,13 @@
 //! deletes nothing, and the old note would come back at the next listing.
 //!
 //! Every change is appended to a journal beside the cache before anything else happens, so that the list survives us: the
-//! next start settles the deletions before rclone lists the bucket, and sends again what was not compared (`mend`).
+//! next start settles the deletions before rclone lists the bucket, and sends again what was not compared (`mend`). Each bucket
+//! has its own: a cache directory can be given to another tenant, whose files have the same names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -33,7 +34,8 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// A journal is written anew when it has this many lines more than names.
 const SLACK: usize = 1000;
 
-const JOURNAL: &str = "ledger.jsonl";
+/// The journal of a bucket, between these two.
+const JOURNAL: (&str, &str) = ("ledger-", ".jsonl");
 const AUTHOR: &str = "author";
 
 /// See the module. Clones share one list.
@@ -43,6 +45,7 @@ pub struct Ledger(Arc<Mutex<List>>);
 #[derive(Debug, Default)]
 struct List {
     names: BTreeMap<String, Entry>,
+    bucket: String,
     author: String,
     journal: Option<File>,
     lines: usize,
@@ -92,14 +95,15 @@ enum Written {
 }
 
 impl Ledger {
-    /// The list that an earlier life left in `cache_dir`.
+    /// The list that an earlier life left in `cache_dir` for `bucket`.
     #[must_use]
-    pub fn load(cache_dir: &Path) -> Ledger {
+    pub fn load(cache_dir: &Path, bucket: &str) -> Ledger {
         let mut list = List {
+            bucket: bucket.to_owned(),
             author: fs::read_to_string(cache_dir.join(AUTHOR)).unwrap_or_default(),
             ..List::default()
         };
-        for line in fs::read(cache_dir.join(JOURNAL))
+        for line in fs::read(journal(cache_dir, bucket))
             .unwrap_or_default()
             .split(|byte| *byte == b'\n')
         {
@@ -121,6 +125,18 @@ impl Ledger {
             list.author = format!("{:016x}", fastrand::u64(..));
         }
         Ledger(Arc::new(Mutex::new(list)))
+    }
+
+    /// The lists of all buckets.
+    #[must_use]
+    pub fn load_all(cache_dir: &Path) -> Vec<Ledger> {
+        let entries = fs::read_dir(cache_dir).into_iter().flatten().flatten();
+        let buckets = entries.filter_map(|entry| {
+            let name = entry.file_name();
+            let bucket = name.to_str()?.strip_prefix(JOURNAL.0)?.strip_suffix(JOURNAL.1)?;
+            Some(Ledger::load(cache_dir, bucket))
+        });
+        buckets.collect()
     }
 
     /// From now on changes are written to `cache_dir`, which nobody else uses. Again after each start of rclone.
@@ -417,7 +433,7 @@ impl List {
     }
 
     fn write_anew(&mut self, cache_dir: &Path) -> io::Result<()> {
-        let file = cache_dir.join(JOURNAL);
+        let file = journal(cache_dir, &self.bucket);
         let fresh = file.with_extension("new");
         let mut text = Vec::new();
         for (name, entry) in &self.names {
@@ -429,6 +445,10 @@ impl List {
         self.lines = self.names.len();
         Ok(())
     }
+}
+
+fn journal(cache_dir: &Path, bucket: &str) -> PathBuf {
+    cache_dir.join(format!("{}{bucket}{}", JOURNAL.0, JOURNAL.1))
 }
 
 fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Result<Vec<u8>> {
@@ -542,7 +562,7 @@ mod tests {
     #[test]
     fn what_nobody_has_seen_survives_in_the_journal() {
         let cache = tempfile::tempdir().unwrap();
-        let ledger = Ledger::load(cache.path());
+        let ledger = Ledger::load(cache.path(), "notes");
         ledger.open(cache.path()).unwrap();
         let now = Timestamp::now();
         ledger.note(QUEUED, Some("a.md"), now);
@@ -556,11 +576,13 @@ mod tests {
         ledger.note(UPLOADED, Some("d.md"), now);
         let (name, entry) = ledger.due(now).remove(1);
         ledger.settle(&name, &entry, now);
-        let journal = cache.path().join(JOURNAL);
+        let journal = journal(cache.path(), "notes");
         let torn = [fs::read(&journal).unwrap(), b"{\"name\":\"z".to_vec()].concat();
         fs::write(&journal, torn).unwrap();
-        let again = Ledger::load(cache.path());
+        let again = Ledger::load(cache.path(), "notes");
         assert_eq!(names(again.deletions()), ["a.md"]);
+        assert!(Ledger::load(cache.path(), "another").due(Timestamp::MAX).is_empty());
+        assert_eq!(Ledger::load_all(cache.path()).len(), 1);
         assert_eq!(again.unproven(now), ["b.md", "d.md"]);
         let (name, entry) = again.due(now).remove(2);
         assert_eq!(name, "d.md");
@@ -574,6 +596,6 @@ mod tests {
         assert_eq!(again.wrong(), ["b.md"]);
         again.forget(cache.path()).unwrap();
         assert!(again.wrong().is_empty());
-        assert!(Ledger::load(cache.path()).due(Timestamp::MAX).is_empty());
+        assert!(Ledger::load(cache.path(), "notes").due(Timestamp::MAX).is_empty());
     }
 }

@@ -52,9 +52,10 @@ fn not_stored(shared: &Shared) -> Vec<String> {
         names.extend(pending::doubtful(&config.mount.cache_dir, &bucket).unwrap_or_default());
     }
     // Before its preconditions hold there is what an earlier life has left.
-    let ledger = shared
-        .tenant()
-        .map_or_else(|| Ledger::load(&config.mount.cache_dir), |tenant| tenant.ledger.clone());
+    let ledger = shared.tenant().map_or_else(
+        || Ledger::load(&config.mount.cache_dir, &bucket),
+        |tenant| tenant.ledger.clone(),
+    );
     names.extend(ledger.wrong());
     if doubt {
         names.extend(ledger.queued());
@@ -67,7 +68,7 @@ fn not_stored(shared: &Shared) -> Vec<String> {
 }
 
 /// What is still to be deleted in the bucket, in words.
-fn deletions(ledger: &Ledger) -> impl Iterator<Item = String> {
+fn deletions(ledger: &Ledger) -> impl Iterator<Item = String> + use<> {
     let names = ledger.deletions().into_iter().map(|(name, _)| name);
     names
         .filter(|name| is_data(name))
@@ -129,7 +130,7 @@ fn left(config: &Config) -> Vec<String> {
         Ok(names) => names,
         Err(error) => vec![unknown(config, &error)],
     };
-    names.extend(deletions(&Ledger::load(cache_dir)));
+    names.extend(Ledger::load_all(cache_dir).iter().flat_map(deletions));
     names
 }
 
@@ -183,6 +184,19 @@ pub fn found(config: &Config, bucket: &str) -> usize {
         ),
         _ => {}
     }
+    match pending::other_buckets(&config.mount.cache_dir, bucket) {
+        Ok(others) => {
+            for (other, count) in others {
+                tracing::warn!(
+                    event = "other_bucket",
+                    bucket = other,
+                    "this cache directory has {count} file(s) of the bucket {other} that are not stored: a tenant of that bucket uploads \
+                     them when it is started on this cache directory"
+                );
+            }
+        }
+        Err(error) => tracing::debug!(event = "other_bucket", "cannot be looked for: {error}"),
+    }
     // The verdict is used up: a crash of this life must not be taken for the earlier stop.
     let _ = fs::remove_file(marker(config));
     unsent.len()
@@ -212,8 +226,9 @@ pub fn announce(verdict: &Verdict) -> Exit {
     Exit::from_code(verdict.exit_code)
 }
 
-/// A failure before the loop could start.
-pub fn before_the_start(exit: Exit, words: &str) -> Exit {
+/// A failure before the loop could start: names what a life before has left on this disk. The marker is not ours to write, that
+/// life may still be there.
+pub fn before_the_start(config: &Config, exit: Exit, words: &str) -> Exit {
     let cause = Cause::Failure(Failure::new(exit, words));
-    announce(&decide(&cause, false, Vec::new(), 0, 0.0))
+    announce(&decide(&cause, false, left(config), left_of_the_index(config), 0.0))
 }

@@ -43,12 +43,12 @@ const PORT_LIMIT: Duration = Duration::from_secs(1);
 pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
     if getppid().as_raw() != guardian {
         let words = "recover is started by the guardian only, when the supervisor has died";
-        return finish::before_the_start(Exit::Usage, words);
+        return finish::before_the_start(&config, Exit::Usage, words);
     }
     let began = Instant::now();
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
-        Err(error) => return finish::before_the_start(Exit::Bug, &format!("cannot receive signals: {error}")),
+        Err(error) => return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}")),
     };
     // The guardian has blocked them for us until now.
     let stops = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);

@@ -155,6 +155,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared, Listing), Failure
         found_pending: earlier,
         keys_valid_for: keys::valid_for(&bundle),
     };
+    let ledger = Ledger::load(&config.mount.cache_dir, &bundle.storage.bucket);
     let tenant = Tenant {
         owner: owner(config)?,
         bundle: RefCell::new(bundle),
@@ -162,7 +163,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared, Listing), Failure
         index,
         driver,
         projects: RefCell::default(),
-        ledger: Ledger::load(&config.mount.cache_dir),
+        ledger,
     };
     Ok((tenant, prepared, listing))
 }

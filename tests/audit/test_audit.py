@@ -54,7 +54,7 @@ def uploading(tenant, network, text):
 
 def settled(tenant, name):
     """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
-    lines = [json.loads(line) for line in (tenant.cache / "ledger.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tenant.cache / "ledger-notes.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["name"] == name][-1:]
     return bool(last) and "wanted" not in last[0]
 
@@ -199,7 +199,7 @@ def test_a_deletion_survives_a_supervisor_that_is_killed_right_after_it(make_ten
     os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
     (tenant.mount / "note.md").unlink()
     # Its own log of that reaches it within milliseconds; there is no other sign to wait for.
-    wait_until(lambda: "note.md" in (tenant.cache / "ledger.jsonl").read_text(), 5)
+    wait_until(lambda: "note.md" in (tenant.cache / "ledger-notes.jsonl").read_text(), 5)
     os.kill(tenant.supervisor_pid(), signal.SIGKILL)
     tenant.wait()
     again = make_tenant(s3_server).start().wait_ready()

@@ -1,6 +1,8 @@
 """Stop: whatever the app was told is written is in the bucket, or it is named and the exit code says so."""
 
+import os
 import signal
+import socket
 import threading
 import time
 
@@ -74,6 +76,47 @@ def test_what_cannot_be_stored_is_named_and_the_next_start_finishes_it(make_tena
     again = make_tenant(s3_server, env=env).start().wait_ready()
     assert "note-004.md" in again.log(), "the next start says what it found"
     wait_until(lambda: s3_server.objects() == written, 30, lambda: f"the rest in the bucket: {s3_server.objects()}")
+    assert again.stop().code == 0
+
+
+def test_a_start_that_fails_at_once_names_what_the_life_before_it_left(make_tenant, s3_server):
+    env = {"TENANT_INIT_LIMITS__STOP_TIMEOUT": "5s"}
+    tenant = make_tenant(s3_server, env=env).start().wait_ready()
+    s3_server.kill()
+    written = burst(tenant, 2)
+    assert tenant.stop().code == 74
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = "127.0.0.1:%d" % taken.getsockname()[1]
+        ended = make_tenant(s3_server, env={**env, "TENANT_INIT_HEALTH__LISTEN": address}).start().wait()
+    assert (ended.code, ended.verdict["stored"], ended.verdict["uploads_pending"]) == (71, False, sorted(written))
+    s3_server.start()
+    assert make_tenant(s3_server, env=env).start().wait_ready().stop().code == 0
+    assert s3_server.objects() == written
+
+
+def test_what_is_left_for_one_bucket_is_not_done_in_another(make_tenant, s3_server):
+    others = s3_server.path.parent / "others"
+    others.mkdir()
+    (others / "note.md").write_text("of another tenant\n")
+    tenant = make_tenant(s3_server).start().wait_ready()
+    (tenant.mount / "note.md").write_text("old\n")
+    wait_until(lambda: s3_server.objects() == {"note.md": 4}, 20)
+    (tenant.mount / "unsent.md").write_text("unsent\n")
+    (tenant.mount / "note.tmp").write_text("new\n")
+    os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
+    (tenant.mount / "note.md").unlink()
+    # Its own log of that reaches it within milliseconds; there is no other sign to wait for.
+    wait_until(lambda: '"absent"' in (tenant.cache / "ledger-notes.jsonl").read_text(), 5)
+    tenant.kill()
+    tenant.clean_up()
+    another = make_tenant(s3_server, env={"BUCKET_NAME": "others"}).start().wait_ready()
+    assert '"other_bucket"' in another.log() and "1 file(s) of the bucket notes" in another.log()
+    (another.mount / "theirs.md").write_text("theirs\n")
+    wait_until(lambda: (others / "theirs.md").exists(), 20)
+    assert another.stop().code == 0
+    assert sorted(path.name for path in others.iterdir() if path.is_file()) == ["note.md", "theirs.md"]
+    again = make_tenant(s3_server).start().wait_ready()
+    wait_until(lambda: s3_server.objects() == {"unsent.md": 7}, 30, lambda: str(s3_server.objects()))
     assert again.stop().code == 0
 
 

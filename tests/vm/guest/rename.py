@@ -26,7 +26,7 @@ def contents():
 
 def settled():
     """rclone knows that the file is stored: somebody has compared it. Before, a rename is one in the cache only."""
-    lines = [json.loads(line) for line in (tenant.cache / "ledger.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tenant.cache / "ledger-notes.jsonl").read_text().splitlines()]
     last = [line for line in lines if line["name"] == "stored.md"][-1:]
     return bool(last) and "wanted" not in last[0]
 
