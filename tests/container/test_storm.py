@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(600)
 NOTES_STEPS = 3
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(new=True))
 def test_nothing_acknowledged_is_lost_in_a_container(tmp_path, seed):
     said(seed, "container")
     tmp_path.chmod(0o755)

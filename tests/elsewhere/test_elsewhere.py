@@ -70,12 +70,12 @@ def test_own_changes_make_nobody_read_a_folder_again(tenant, s3_server, network)
     wanted = {"folder/own.md", "folder/kept.md", "folder/renamed.md", "own-folder/note.md"}
     wait_until(lambda: set(s3_server.objects()) == wanted, 30, s3_server.objects)
     # Whatever was seen before it was compared with the bucket is over.
-    wait_for_listings(network, 5)
+    wait_for_listings(network, 2)
     before = len(read_again(network))
     (folder / "own.md").write_text("once more\n")
     (tenant.mount / "own-folder/second.md").write_text("a second one\n")
     wait_until(lambda: s3_server.read("folder/own.md") == "once more\n" and "own-folder/second.md" in s3_server.objects(), 30)
-    wait_for_listings(network, 5)
+    wait_for_listings(network, 2)
     assert read_again(network)[before:] == []
     # And right after it what somebody else does to the same file is seen.
     s3_server.put("folder/own.md", "theirs\n")

@@ -9,7 +9,7 @@ from lib import mounts
 from .silence import OPERATIONS, QUICK, Side, rounds
 from .sky import DROPS
 
-SECONDS = 20
+SECONDS = 12
 
 
 @pytest.fixture

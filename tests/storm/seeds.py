@@ -1,6 +1,6 @@
-"""The seed of the storms in `make test`: always the same one, until 200 random ones in a row have found nothing.
+"""The seeds of the storms in `make test`: always the same one, and where it is asked for one that is new each time.
 
-TENANT_STORM_SEED takes another one, `random` a new one each time.
+TENANT_STORM_SEED takes another one instead of both, `random` a new one.
 """
 
 import os
@@ -9,12 +9,13 @@ import secrets
 import pytest
 
 
-def seeds():
-    """For `pytest.mark.parametrize("seed", seeds())`."""
-    given = os.environ.get("TENANT_STORM_SEED", "fixed")
-    if given == "random":
-        return [pytest.param(secrets.token_hex(4), id="random")]
-    return [pytest.param(given, id="fixed" if given == "fixed" else "given")]
+def seeds(new=False):
+    """For `pytest.mark.parametrize("seed", seeds())`. `new`: besides the fixed seed one that nobody has tried."""
+    given = os.environ.get("TENANT_STORM_SEED")
+    fixed, random = pytest.param("fixed", id="fixed"), pytest.param(secrets.token_hex(4), id="random")
+    if given is None:
+        return [fixed, random] if new else [fixed]
+    return [random] if given == "random" else [pytest.param(given, id="given")]
 
 
 def said(seed, where):

@@ -12,7 +12,7 @@ STEPS = 4
 
 
 @pytest.mark.timeout(700)
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", seeds(new=True))
 def test_nothing_acknowledged_is_lost_on_nfs(tmp_path, seed):
     said(seed, f"vm STORM_STEPS={STEPS}")
     told = vm.boot(tmp_path, "run_storm.py", seed, str(STEPS), timeout=600).checked().one("storm")
