@@ -65,7 +65,7 @@ pub enum Finding {
     Lost,
 }
 
-/// `first`: nobody has looked since; later an object that is gone was deleted elsewhere.
+/// `first`: nobody has looked since, or rclone may still delete it; otherwise an object that is gone was deleted elsewhere.
 #[must_use]
 pub fn judge(wanted: Wanted, found: Option<&Object>, cached: &Cached, first: bool) -> Finding {
     match (wanted, found, cached) {

@@ -72,6 +72,8 @@ pub struct Entry {
     next: Timestamp,
     /// An attempt that failed can arrive until then.
     risk: Timestamp,
+    /// … and one of them is a deletion that nobody wants.
+    removal: bool,
 }
 
 /// One line of the journal.
@@ -206,6 +208,9 @@ impl Ledger {
             if list.names.get(object).is_none_or(|entry| entry.seen) {
                 list.want(object, Wanted::Doubtful, now);
             }
+            // It is said before it is done, and the object may be looked at in between.
+            list.change(object, |entry| (entry.risk, entry.removal) = (now + RISK, true));
+            list.write(object, now);
         } else if message.starts_with("Copied (") || message.starts_with("vfs cache: upload succeeded") {
             list.landed(object, now);
         } else if message.starts_with("vfs cache: failed to upload") || message == "vfs cache: upload canceled" {
@@ -363,7 +368,14 @@ impl Entry {
             landed: false,
             next: since,
             risk: Timestamp::MIN,
+            removal: false,
         }
+    }
+
+    /// Is an object that is gone one that nobody has deleted on purpose?
+    #[must_use]
+    pub fn may_be_lost(&self) -> bool {
+        !self.seen || self.removal
     }
 
     /// Something gets through: so may what was sent in vain before, however long ago.
@@ -380,9 +392,10 @@ impl List {
         if before.is_none() && self.names.len() >= MOST {
             return;
         }
-        let risk = before.map_or(Timestamp::MIN, |entry| entry.risk);
+        let (risk, removal) = before.map_or((Timestamp::MIN, false), |entry| (entry.risk, entry.removal));
         let entry = Entry {
             risk,
+            removal: removal && risk > now,
             ..Entry::new(wanted, now)
         };
         self.names.insert(name.to_owned(), entry);
@@ -544,6 +557,23 @@ mod tests {
         assert!(entry.seen && ledger.unproven(now + RISK).is_empty());
         ledger.settle(&name, &entry, now + RISK);
         assert!(ledger.due(Timestamp::MAX).is_empty());
+    }
+
+    #[test]
+    fn an_object_that_rclone_says_it_removes_is_looked_at_again_after_it_was_found() {
+        let ledger = Ledger::default();
+        let now = Timestamp::now();
+        ledger.note("Removing failed copy", Some("a.md"), now);
+        for wanted in [Wanted::Doubtful, Wanted::Uploaded] {
+            let (name, entry) = ledger.due(now).remove(0);
+            ledger.settle(&name, &entry, now);
+            let (_, entry) = ledger.due(now + AGAIN).remove(0);
+            assert!(entry.wanted == wanted && entry.seen && entry.may_be_lost());
+            assert_eq!(ledger.unproven(now), ["a.md"]);
+            ledger.note(UPLOADED, Some("a.md"), now);
+        }
+        ledger.note(REMOVED, Some("a.md"), now);
+        assert!(ledger.due(Timestamp::MAX).is_empty(), "on purpose");
     }
 
     #[test]

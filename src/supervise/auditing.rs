@@ -171,7 +171,7 @@ impl Audit {
             return Ok(Seen::Other);
         }
         let found = head.as_ref().map(|head| self.object(head));
-        match audit::judge(entry.wanted, found.as_ref(), &cached, !entry.seen) {
+        match audit::judge(entry.wanted, found.as_ref(), &cached, entry.may_be_lost()) {
             Finding::AsWanted => {
                 self.ledger.settle(name, entry, Timestamp::now());
                 let own = found.as_ref().is_none_or(|object| object.ours);

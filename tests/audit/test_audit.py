@@ -125,6 +125,35 @@ def test_a_rename_that_meets_an_upload_of_its_target_costs_neither_file(tenant, 
     wait_contents(s3_server, wanted, 0)
 
 
+def test_a_file_that_a_failed_rename_takes_out_of_the_bucket_late_is_put_back(tenant, s3_server, network):
+    """The deletion is on its way while the bucket is looked at. (Found by a storm.)"""
+    (tenant.mount / "stored.md").write_text("the one to keep\n")
+    wait_contents(s3_server, {"stored.md": "the one to keep\n"})
+    upload = uploading(tenant, network, "uploaded at a bad moment\n")
+    check = []
+    copying = network.before_next(b"X-Amz-Copy-Source", lambda: check.append(network.hold_next(b"HEAD /notes/note.md")))
+    with ThreadPoolExecutor(1) as other:
+        rename = other.submit(os.replace, tenant.mount / "stored.md", tenant.mount / "note.md")
+        assert copying.wait(20) and check[0].arrived.wait(20)
+        upload.deliver()
+        wait_until(lambda: s3_server.objects().get("note.md") == 25, 20, lambda: str(s3_server.objects()))
+        removal = network.hold_next(b"DELETE /notes/note.md")
+        check[0].deliver()
+        if removal.arrived.wait(5):
+            # Somebody looks, and finds the object.
+            looked = network.seen.count("HEAD /notes/note.md HTTP/1.1")
+            wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") > looked, 20)
+        removal.deliver()
+        failure = rename.exception(60)
+    # On nfs, or with another rclone, it may succeed; what was acknowledged is there in either case.
+    wanted = {"note.md": "the one to keep\n"}
+    if failure:
+        wanted = {"note.md": "uploaded at a bad moment\n", "stored.md": "the one to keep\n"}
+    wait_contents(s3_server, wanted)
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, wanted, 0)
+
+
 def test_a_file_whose_rename_failed_is_stored_under_the_name_it_kept(tenant, s3_server, network):
     """rclone would take it for the new name from then on. (nfs: tests/vm/test_rename.py)"""
     (tenant.mount / "stored.md").write_text("before\n")
