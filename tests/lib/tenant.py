@@ -134,14 +134,13 @@ class Tenant:
         """SIGKILL for the guardian and everything it started: the machine is gone."""
         if self.process.process is None:
             return
-        pids = [self.process.pid, *descendants(self.process.pid)]
-        # All at once, as when a machine is gone: none may notice the death of another and still do something.
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in pids:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    pass
+        # All at once, as when a machine is gone: none may notice the death of another and still do something, and none that was
+        # just being started may be left.
+        stopped = []
+        while pids := [pid for pid in [self.process.pid, *descendants(self.process.pid)] if pid not in stopped]:
+            send(signal.SIGSTOP, pids)
+            stopped += pids
+        send(signal.SIGKILL, stopped)
         self.process.kill()
 
     def clean_up(self):
@@ -214,6 +213,13 @@ class Tenant:
     def service_pid(self, name):
         """Process id of `mount` or `app` as `/status` gives it."""
         return self.status()["services"][name]["pid"]
+
+
+def send(number, pids):
+    """A signal to all of these processes that still are there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def children(pid):

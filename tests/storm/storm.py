@@ -279,9 +279,13 @@ class Storm:
         self.ended("stopped twice")
         self.launch()
 
+    def died(self):
+        """The machine is dead, and not started again yet."""
+
     def on_machine_dead_disk_kept(self, _):
         self.tenant.kill()
         self.lose_in_flight()
+        self.died()
         self.report.ends["dead"] += 1
         self.launch()
 
