@@ -1,0 +1,131 @@
+//! rclone's lines, and what is on the list after them.
+
+use super::*;
+
+const REMOVED: &str = "vfs cache: removed cache file as file deleted";
+const QUEUED: &str = "vfs cache: queuing for upload in 1s";
+const UPLOADED: &str = "vfs cache: upload succeeded try #1";
+
+fn names(found: Vec<(String, Entry)>) -> Vec<String> {
+    found.into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn deleted_and_renamed_names_are_remembered_until_they_are_used_again() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    for name in ["a.md", "d.md"] {
+        ledger.note(QUEUED, Some(name), now);
+        ledger.note(REMOVED, Some(name), now);
+    }
+    ledger.note("vfs cache: renamed in cache to \"c.md\"", Some("b.md"), now);
+    assert_eq!(names(ledger.deletions()), ["a.md", "b.md", "d.md"]);
+    assert_eq!(names(ledger.due(now)), ["a.md", "b.md", "c.md", "d.md"]);
+    ledger.note(QUEUED, Some("a.md"), now);
+    ledger.note("vfs cache: renamed in cache to \"b.md\"", Some("t.tmp"), now);
+    ledger.note("Copied (server-side copy) to: d.md", Some("x.md"), now);
+    assert_eq!(names(ledger.deletions()), ["t.tmp"]);
+    let (name, deleted) = ledger.deletions().remove(0);
+    let later = now + SignedDuration::from_secs(3);
+    ledger.note("Copied (new)", Some(&name), later);
+    let (_, again) = ledger.deletions().remove(0);
+    assert_eq!(again.since, later, "an upload that ended after the deletion");
+    ledger.settle(&name, &deleted, later);
+    assert_eq!(names(ledger.deletions()), ["t.tmp"], "that was another one");
+    ledger.settle(&name, &again, later);
+    assert!(ledger.deletions().is_empty());
+}
+
+#[test]
+fn an_upload_is_looked_at_once_it_has_ended_and_again_while_an_earlier_try_may_arrive() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note(QUEUED, Some("a.md"), now);
+    assert!(ledger.due(now).is_empty() && ledger.unsure(now).is_empty());
+    assert_eq!(ledger.unproven(now), ["a.md"]);
+    ledger.note(
+        "vfs cache: failed to upload try #1, will retry in 2s: x",
+        Some("a.md"),
+        now,
+    );
+    ledger.note(UPLOADED, Some("a.md"), now);
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.settle(&name, &entry, now);
+    assert!(ledger.due(now).is_empty());
+    assert_eq!(ledger.unproven(now), ["a.md"], "that try could be in the bucket by now");
+    assert_eq!(names(ledger.unsure(now)), ["a.md"]);
+    let (name, entry) = ledger.due(now + AGAIN).remove(0);
+    assert!(entry.seen && ledger.unproven(now + RISK).is_empty());
+    ledger.settle(&name, &entry, now + RISK);
+    assert!(ledger.due(Timestamp::MAX).is_empty());
+}
+
+#[test]
+fn an_object_that_rclone_says_it_removes_is_looked_at_again_after_it_was_found() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note("Removing failed copy", Some("a.md"), now);
+    for wanted in [Wanted::Doubtful, Wanted::Uploaded] {
+        let (name, entry) = ledger.due(now).remove(0);
+        ledger.settle(&name, &entry, now);
+        let (_, entry) = ledger.due(now + AGAIN).remove(0);
+        assert!(entry.wanted == wanted && entry.seen && entry.may_be_lost());
+        assert_eq!(ledger.unproven(now), ["a.md"]);
+        ledger.note(UPLOADED, Some("a.md"), now);
+    }
+    ledger.note(REMOVED, Some("a.md"), now);
+    assert!(ledger.due(Timestamp::MAX).is_empty(), "on purpose");
+}
+
+#[test]
+fn the_deletion_of_a_stored_file_is_left_to_rclone() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note(REMOVED, Some("a.md"), now);
+    ledger.note(UPLOADED, Some("b.md"), now);
+    ledger.note(REMOVED, Some("b.md"), now);
+    ledger.note("Copied (server-side copy) to: d.md", Some("c.md"), now);
+    ledger.note("vfs cache: renamed in cache to \"d.md\"", Some("c.md"), now);
+    ledger.note(REMOVED, Some("d.md"), now);
+    assert_eq!(names(ledger.unsure(now)), ["c.md"], "it may have failed");
+}
+
+#[test]
+fn what_nobody_has_seen_survives_in_the_journal() {
+    let cache = tempfile::tempdir().unwrap();
+    let ledger = Ledger::load(cache.path(), "notes");
+    ledger.open(cache.path()).unwrap();
+    let now = Timestamp::now();
+    ledger.note(QUEUED, Some("a.md"), now);
+    ledger.note(REMOVED, Some("a.md"), now);
+    ledger.note(QUEUED, Some("b.md"), now);
+    ledger.note(UPLOADED, Some("c.md"), now);
+    let (name, entry) = ledger.due(now).remove(1);
+    assert_eq!(name, "c.md");
+    ledger.settle(&name, &entry, now);
+    ledger.note("vfs cache: upload canceled", Some("d.md"), now);
+    ledger.note(UPLOADED, Some("d.md"), now);
+    let (name, entry) = ledger.due(now).remove(1);
+    ledger.settle(&name, &entry, now);
+    let journal = journal(cache.path(), "notes");
+    let torn = [fs::read(&journal).unwrap(), b"{\"name\":\"z".to_vec()].concat();
+    fs::write(&journal, torn).unwrap();
+    let again = Ledger::load(cache.path(), "notes");
+    assert_eq!(names(again.deletions()), ["a.md"]);
+    assert!(Ledger::load(cache.path(), "another").due(Timestamp::MAX).is_empty());
+    assert_eq!(Ledger::load_all(cache.path()).len(), 1);
+    assert_eq!(again.unproven(now), ["b.md", "d.md"]);
+    let (name, entry) = again.due(now).remove(2);
+    assert_eq!(name, "d.md");
+    again.settle(&name, &entry, now);
+    assert_eq!(again.unproven(now), ["b.md", "d.md"], "it may still arrive");
+    again.settle(&name, &again.due(now + AGAIN).remove(2).1, now + RISK);
+    assert_eq!(again.author(), ledger.author());
+    again.open(cache.path()).unwrap();
+    assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 2);
+    again.found_wrong("b.md");
+    assert_eq!(again.wrong(), ["b.md"]);
+    again.forget(cache.path()).unwrap();
+    assert!(again.wrong().is_empty());
+    assert!(Ledger::load(cache.path(), "notes").due(Timestamp::MAX).is_empty());
+}
