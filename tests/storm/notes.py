@@ -12,8 +12,8 @@ written a moment later, and a file that could not be written is written at its n
 * At the end of the storm, with fine weather, the tenant is started once more, which is when basic-memory makes up for those. After
   that nothing is excused: every acknowledged note is in the bucket with its last acknowledged content, deleted ones are not there.
 * A call that was answered with an error or not at all leaves either state.
-* A note whose old file was still to be removed after a move when the machine died can be under both names in the end: basic-memory
-  may take the old file for a note of its own at its next start. (Seed 30a95da6: both were in its database.)
+* A note whose old file was still to be removed after a move when a fault came can be under both names in the end: basic-memory may
+  take the old file for a note of its own at its next start. (Seeds 30a95da6, a3cccdf0: both were in its database.)
 * A note is changed again only when its last change has become a file. Before that basic-memory (0.24.1) is in a race with its own
   writer, with no fault near: the next version is accepted between a file's writing and the noting of its checksum, so the version
   after finds a file that it does not know, takes it for somebody else's (`external_change_detected`), and stays in the database for
@@ -43,6 +43,7 @@ from .storm import Storm
 
 PROJECT = "main"  # its folder in the bucket
 CLIENTS = 3
+MOMENT = 1  # from a fault to the end of the app that it leads to (seconds)
 DATABASE_FAULTS = {
     "database refuses": (2, 0.5, 8),
     "database silent": (2, 0.5, 8),
@@ -94,7 +95,8 @@ class NotesStorm(Storm):
         self.database = FaultProxy(self.sqld.port)
         super().__init__(folder, seed, self.machine, steps)
         self.chance = random.Random(f"{seed}/moments")
-        self.left_behind = set()  # old files of moved notes that were there when a machine died
+        self.left_behind = set()  # old files of moved notes that were still to be removed at a fault, or a moment later
+        self.struck = 0
         self.memory = Memory(folder / "disk/app/memory.db")
         self.clients = [Client(number, self.ledger, seed, lambda: self.tenant and self.tenant.mcp_url(), self.memory.settled)
                         for number in range(CLIENTS)]
@@ -113,7 +115,14 @@ class NotesStorm(Storm):
         """basic-memory takes seconds to start. Most faults wait until it works again, and some hit the start."""
         if self.chance.random() < 0.7:
             self.wait_working()
+        self.struck = time.monotonic()
         super().strike(step)
+        self.note_left_behind()
+
+    def heal(self, everything=False, but=None):
+        if time.monotonic() - self.struck < MOMENT:
+            self.note_left_behind()
+        super().heal(everything, but)
 
     def go_home(self):
         for client in self.clients:
@@ -147,6 +156,9 @@ class NotesStorm(Storm):
                 self.report.problems.append(f"{when}: index: {difference}")
 
     def died(self):
+        self.note_left_behind()
+
+    def note_left_behind(self):
         with contextlib.suppress(sqlite3.Error):  # it died before there was one
             self.left_behind |= {path for path, in self.memory.ask("SELECT file_path FROM note_file_vacate")}
 
