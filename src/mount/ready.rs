@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Time between two tries of a bucket that does not answer.
 const STORAGE_PAUSE: Duration = Duration::from_millis(250);
 
+/// Files that were left unsent are taken up so often, while the bucket answers in between.
+const ADOPTION_TRIES: u32 = 3;
 /// One rc call on a local socket.
 const RC_LIMIT: Duration = Duration::from_secs(1);
 
@@ -186,8 +188,14 @@ impl Inner {
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
     }
 
-    /// A bucket that went away meanwhile is why it failed.
+    /// A bucket that went away meanwhile is why it failed; if it is back, it is tried again.
     async fn adopts(&self, deadline: Instant) -> Result<(), NotReady> {
+        for _ in 1..ADOPTION_TRIES {
+            if self.adopt(deadline).await.is_ok() {
+                return Ok(());
+            }
+            self.storage_answers(Instant::now() + RC_LIMIT).await?;
+        }
         let Err(step) = self.adopt(deadline).await else {
             return Ok(());
         };
