@@ -102,7 +102,8 @@ pub(super) fn inspect(record: &mut [u8]) -> Inspected {
     match look(xid, cursor) {
         Ok(Look::Answer(answer)) => Inspected::Answer(answer),
         Ok(Look::Forward { plan, change }) => {
-            if let Some((at, value)) = change {
+            if let Some(change) = change {
+                let (at, value) = change.bytes();
                 record[at..at + 4].copy_from_slice(&value.to_be_bytes());
             }
             Inspected::Forward(plan)
@@ -123,11 +124,29 @@ const DONT_CHANGE: u32 = 0;
 
 enum Look {
     Answer(Vec<u8>),
-    /// `change`: which four bytes must become what.
+    /// `change`: what must be changed in the record before.
     Forward {
         plan: Plan,
-        change: Option<(usize, u32)>,
+        change: Option<Change>,
     },
+}
+
+/// Four bytes of a call, by where they are.
+enum Change {
+    /// The create mode becomes GUARDED.
+    Guard(usize),
+    /// The modification time is not set.
+    KeepTime(usize),
+}
+
+impl Change {
+    /// Where they are, and what they become.
+    fn bytes(&self) -> (usize, u32) {
+        match *self {
+            Change::Guard(at) => (at, GUARDED),
+            Change::KeepTime(at) => (at, DONT_CHANGE),
+        }
+    }
 }
 
 fn call_xid(cursor: &mut Cursor<'_>) -> Result<u32, Malformed> {
@@ -213,7 +232,7 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
             plan.keys = [Some(key), None];
             plan.objects[0] = object;
             if number == NFS_PROGRAM::NFSPROC3_SETATTR {
-                change = time_beside_size(&mut cursor)?.map(|at| (at, DONT_CHANGE));
+                change = time_beside_size(&mut cursor)?.map(Change::KeepTime);
             }
         }
         Scope::FreeEntry => {
@@ -237,7 +256,7 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
                     }
                     CreateMode::AsItIs => {}
                     CreateMode::MustNotTruncate => {
-                        change = Some((named.end, GUARDED));
+                        change = Some(Change::Guard(named.end));
                         plan.rewritten = Some(named);
                     }
                 }
