@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::audit::{self, Cached, Finding, Object, Wanted};
-use crate::mount::{Entry, Ledger, cached};
+use crate::mount::{Entry, Ledger, Session, cached};
 use crate::storage::{Bucket, Head, Placed, StorageError};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -101,10 +101,12 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
             && let Some((name, entry)) = waiting.next()
         {
             let (tenant, cache_dir) = (Rc::clone(tenant), shared.config.mount.cache_dir.clone());
+            let session = shared.session();
             asking.spawn_local(async move {
                 let audited = Audit {
                     ledger: tenant.ledger.clone(),
                     bucket: tenant.bucket(),
+                    session,
                     cache_dir,
                     name,
                     entry,
@@ -149,6 +151,7 @@ enum Seen {
 struct Audit {
     ledger: Ledger,
     bucket: Bucket,
+    session: Option<Session>,
     cache_dir: std::path::PathBuf,
     name: String,
     entry: Entry,
@@ -177,7 +180,7 @@ impl Audit {
                 let own = found.as_ref().is_none_or(|object| object.ours);
                 return Ok(if own { Seen::Own(head) } else { Seen::Other });
             }
-            Finding::Later => {}
+            Finding::Later => return Ok(Seen::Other),
             Finding::Delete => {
                 self.bucket.delete(name).await?;
                 tracing::info!(
@@ -188,6 +191,8 @@ impl Audit {
                 self.ledger.settle(name, entry, Timestamp::now());
                 return Ok(Seen::Changed);
             }
+            // Asked after the bucket was: what uploaded the object that was seen there has left the queue by now, or is in it.
+            Finding::Restore(_) if self.rclone_is_at_it().await => return Ok(Seen::Other),
             Finding::Restore(replaces) => return self.restore(replaces.as_deref(), &cached).await,
             Finding::Elsewhere => tracing::info!(
                 event = "changed_elsewhere",
@@ -235,6 +240,17 @@ impl Audit {
         // Looked at again; and when it was deleted meanwhile, that has to be done once more.
         self.ledger.landed(name, Timestamp::now());
         Ok(Seen::Changed)
+    }
+
+    /// Has rclone an upload under this name that it has not verified yet? (A stored file that is renamed over one that is
+    /// uploaded does not end that upload.) If the object changes before it has, it takes its upload for one gone wrong, and
+    /// removes what is there.
+    async fn rclone_is_at_it(&self) -> bool {
+        let Some(session) = &self.session else { return false };
+        match session.queue().await {
+            Ok(queue) => queue.items.iter().any(|item| item.name == self.name),
+            Err(_) => session.exit_status().is_none(),
+        }
     }
 
     async fn cached(&self) -> Cached {

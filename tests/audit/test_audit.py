@@ -97,6 +97,25 @@ def test_a_stored_file_renamed_over_one_that_is_being_uploaded_replaces_it(tenan
     wait_contents(s3_server, {"note.md": "the one to keep\n"}, 0)
 
 
+def test_what_an_upload_overwrote_is_put_right_only_after_rclone_has_verified_that_upload(tenant, s3_server, network):
+    """It would take the sizes for a copy gone wrong, and the object away. (Found by a storm.)"""
+    (tenant.mount / "stored.md").write_text("the one to keep\n")
+    wait_until(lambda: settled(tenant, "stored.md"), 20)
+    upload = uploading(tenant, network, "replaced\n")
+    os.replace(tenant.mount / "stored.md", tenant.mount / "note.md")
+    check = network.hold_next(b"HEAD /notes/note.md", b"rclone/")
+    upload.deliver()
+    if check.arrived.wait(20):
+        # Somebody looks, and finds the wrong object.
+        looked = network.seen.count("HEAD /notes/note.md HTTP/1.1")
+        wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") >= looked + 2, 20, lambda: str(network.seen))
+    check.deliver()
+    wait_contents(s3_server, {"note.md": "the one to keep\n"})
+    assert (tenant.mount / "note.md").read_text() == "the one to keep\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the one to keep\n"}, 0)
+
+
 def test_a_rename_that_meets_an_upload_of_its_target_costs_neither_file(tenant, s3_server, network):
     """rclone copies in the bucket, finds the length of the upload that arrived meanwhile, and takes that away as a copy gone wrong."""
     (tenant.mount / "stored.md").write_text("the one to keep\n")

@@ -77,7 +77,7 @@ class FaultProxy:
         self._counters = Counters()
         self._mode = ("ok", None)
         self._swallow = None  # (how many, predicate)
-        self._hold = None  # (bytes in a request, Held)
+        self._hold = None  # (several bytes in a request, Held)
         self._era = 0  # requests of an earlier one are lost
         self._trap = None  # (bytes in a request, what happens before it goes on)
         self._clients = set()
@@ -167,9 +167,9 @@ class FaultProxy:
         self._trap = (matching, spring)
         return done
 
-    def hold_next(self, matching):
-        """The next request with the bytes `matching` stays in the network until `deliver()` of what is returned, even when its
-        sender has long given it up. Requests after it overtake it."""
+    def hold_next(self, *matching):
+        """The next request with all the bytes `matching` stays in the network until `deliver()` of what is returned, even when
+        its sender has long given it up. Requests after it overtake it."""
         held = Held(self._loop)
         self._hold = (matching, held)
         return held
@@ -238,7 +238,7 @@ class FaultProxy:
         if self._trap and self._trap[0] in request:
             (_, spring), self._trap = self._trap, None
             await asyncio.get_running_loop().run_in_executor(None, spring)
-        if self._hold and self._hold[0] in request:
+        if self._hold and all(part in request for part in self._hold[0]):
             (_, held), self._hold = self._hold, None
             held.arrived.set()
             await held.released.wait()
