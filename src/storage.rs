@@ -7,35 +7,29 @@
 //! the mount's self-test writes its scratch object.
 //!
 //! Requests use path style (`endpoint/bucket`) everywhere, because rclone's provider `Other` does: the probe takes the
-//! road that the mounter will take. Nothing is read from the environment, files or metadata services: the crate
-//! `aws-config`, which does that, is not a dependency.
+//! road that the mounter will take. No key is read from the environment, files or metadata services.
 //!
-//! The SDK corrects a wrong clock by itself and retries, rclone need not. So the server's `Date` is compared with our
-//! clock on every answer, whether or not the probe succeeded: see [`Bucket::clock_skew`].
+//! The server's `Date` is compared with our clock on every answer, whether or not the probe succeeded: see
+//! [`Bucket::clock_skew`].
 
+mod client;
 mod clock;
 mod error;
+mod filebody;
 mod folders;
 pub(crate) mod network;
 mod object;
 mod pulse;
+mod xml;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
-    StalledStreamProtectionConfig,
-};
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::SignedDuration;
-use secrecy::ExposeSecret;
+use reqwest::Method;
 
 use crate::credentials;
+use client::{Client, Request};
 pub use error::StorageError;
 pub(crate) use error::describe_skew;
 pub use folders::{Folders, OwnChanges};
@@ -124,43 +118,14 @@ impl Bucket {
             })?;
         }
         let clock = clock::Watch::default();
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(storage.region.clone()))
-            .endpoint_url(&storage.endpoint)
-            .force_path_style(true)
-            .credentials_provider(Credentials::new(
-                storage.access_key_id.expose_secret(),
-                storage.secret_access_key.expose_secret(),
-                None,
-                None,
-                "tenant-bundle",
-            ))
-            .http_client(http_client(endpoint.tls))
-            // Optional checksums are an AWS habit that other S3 services answer with 400.
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .retry_config(
-                RetryConfig::standard()
-                    .with_max_attempts(timeouts.attempts.max(1))
-                    .with_initial_backoff(Duration::from_millis(200)),
-            )
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(timeouts.connect)
-                    .operation_attempt_timeout(timeouts.attempt)
-                    .operation_timeout(timeouts.operation)
-                    .build(),
-            )
-            .stalled_stream_protection(
-                StalledStreamProtectionConfig::enabled()
-                    .grace_period(timeouts.attempt)
-                    .build(),
-            )
-            .interceptor(clock.clone())
-            .build();
+        let client = Client::new(storage, &endpoint, timeouts.connect, clock.clone()).map_err(|reason| {
+            StorageError::NoCertificates {
+                endpoint: endpoint.shown.clone(),
+                reason,
+            }
+        })?;
         Ok(Bucket {
-            client: Client::from_conf(config),
+            client,
             target: Target {
                 bucket: storage.bucket.clone(),
                 endpoint: endpoint.shown,
@@ -178,19 +143,16 @@ impl Bucket {
     /// A [`StorageError`] that says which of them failed; [`StorageError::exit`] is the exit code it deserves.
     pub async fn probe(&self) -> Result<Probe, StorageError> {
         let started = Instant::now();
-        let answer = self
-            .client
-            .list_objects_v2()
-            .bucket(&self.target.bucket)
-            .max_keys(1)
-            .send()
-            .await;
-        match answer {
-            Ok(_) => Ok(Probe {
-                latency: started.elapsed(),
-            }),
-            Err(error) => Err(error::classify(&error, &self.target, self.clock_skew())),
-        }
+        self.page(Request::new(Method::GET, "").query("max-keys", "1")).await?;
+        Ok(Probe {
+            latency: started.elapsed(),
+        })
+    }
+
+    /// One page of a listing. `request` has what it is limited to.
+    async fn page(&self, request: Request<'_>) -> Result<xml::Page, StorageError> {
+        let answer = self.client.done(&self.target, request.query("list-type", "2")).await?;
+        xml::page(&answer.body).ok_or_else(|| error::no_s3(answer.status, &self.target))
     }
 
     /// The bucket's clock minus ours, as the last answer showed it: positive when ours is behind. Correct to about a
@@ -221,17 +183,6 @@ pub(crate) fn is_tigris(endpoint: &str) -> bool {
         host.strip_suffix(domain)
             .is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
     })
-}
-
-/// Plain HTTP needs no certificates, so it also works on a machine that has none.
-fn http_client(tls: bool) -> SharedHttpClient {
-    if tls {
-        Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https()
-    } else {
-        Builder::new().build_http()
-    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::BoxError;
-use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use reqwest::header::{DATE, HeaderMap};
 
 /// The skew seen in the last answer. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -19,35 +16,19 @@ impl Watch {
     pub(super) fn skew(&self) -> Option<SignedDuration> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Intercept for Watch {
-    fn name(&self) -> &'static str {
-        "ClockWatch"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        if let Some(skew) = context
-            .response()
-            .headers()
-            .get("date")
-            .and_then(|date| skew(date, Timestamp::now()))
-        {
+    /// The headers of an answer that has just come.
+    pub(super) fn saw(&self, answer: &HeaderMap) {
+        let date = answer.get(DATE).and_then(|date| date.to_str().ok());
+        if let Some(skew) = date.and_then(|date| skew(date, Timestamp::now())) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(skew);
         }
-        Ok(())
     }
 }
 
-/// The date of an HTTP answer (RFC 9110, section 5.6.7) minus `now`.
+/// The date of an HTTP answer (RFC 9110, section 5.6.7, which is one of RFC 2822) minus `now`.
 fn skew(date: &str, now: Timestamp) -> Option<SignedDuration> {
-    let date = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?;
-    Some(Timestamp::from_second(date.secs()).ok()?.duration_since(now))
+    Some(rfc2822::parse(date).ok()?.timestamp().duration_since(now))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use jiff::SignedDuration;
 use secrecy::ExposeSecret;
 
@@ -157,66 +156,58 @@ const SLOW_DOWN: &[&str] = &[
 /// Codes that ask for patience whatever the status is.
 const BUSY: &[&str] = &["ServiceUnavailable", "InternalError", "RequestTimeout"];
 
-pub(super) fn classify<E: ProvideErrorMetadata + std::error::Error + 'static>(
-    error: &SdkError<E>,
-    target: &Target,
-    skew: Option<SignedDuration>,
-) -> StorageError {
-    let unreachable = |reason| StorageError::Unreachable {
+fn unreachable(target: &Target, reason: Reason) -> StorageError {
+    StorageError::Unreachable {
         bucket: target.bucket.clone(),
         endpoint: target.endpoint.clone(),
         reason,
-    };
-    let misconfigured = |reason: String| StorageError::Misconfigured {
+    }
+}
+
+/// Something that no retry will change, in words that may be the service's.
+pub(super) fn misconfigured(target: &Target, why: &str) -> StorageError {
+    StorageError::Misconfigured {
         bucket: target.bucket.clone(),
         endpoint: target.endpoint.clone(),
-        reason: network::shorten(&redact(&reason, target)),
-    };
-    match error {
-        SdkError::TimeoutError(_) => unreachable(Reason::Silent(target.timeouts.attempt)),
-        SdkError::DispatchFailure(failure) => {
-            let chain = failure
-                .as_connector_error()
-                .map(|error| network::chain(error))
-                .unwrap_or_default();
-            let reason = Reason::from_text(
-                &redact(&chain, target),
-                &target.host,
-                target.timeouts.connect,
-                target.timeouts.attempt,
-            );
-            unreachable(reason)
-        }
-        SdkError::ServiceError(failure) => {
-            let status = failure.raw().status().as_u16();
-            let metadata = failure.err().meta();
-            answer(status, metadata.code(), metadata.message(), target, skew)
-        }
-        SdkError::ResponseError(failure) => {
-            let status = failure.raw().status().as_u16();
-            match status {
-                // An error whose body is no S3 error: a proxy or load balancer in between.
-                429 => answer(status, None, None, target, skew),
-                500.. => unreachable(Reason::Failing(format!("with status {status}"))),
-                401 | 403 | 404 => answer(status, None, None, target, skew),
-                _ => misconfigured(format!("it answered with status {status}, but not like an S3 service")),
-            }
-        }
-        other => misconfigured(network::chain(other)),
+        reason: network::shorten(redact(why, target).trim_end()),
     }
+}
+
+/// An answer that no S3 service gives.
+pub(super) fn no_s3(status: u16, target: &Target) -> StorageError {
+    misconfigured(
+        target,
+        &format!("it answered with status {status}, but not like an S3 service"),
+    )
+}
+
+/// No answer: no connection, or a broken one.
+pub(super) fn broken(failure: reqwest::Error, target: &Target) -> StorageError {
+    let failure = failure.without_url();
+    let (connect, attempt) = (target.timeouts.connect, target.timeouts.attempt);
+    let reason = if failure.is_connect() && failure.is_timeout() {
+        Reason::NoConnection(connect)
+    } else if failure.is_timeout() {
+        Reason::Silent(attempt)
+    } else {
+        let chain = redact(&network::chain(&failure), target);
+        Reason::from_text(&chain, &target.host, connect, attempt)
+    };
+    unreachable(target, reason)
+}
+
+/// No answer in all the time there was.
+pub(super) fn silent(target: &Target) -> StorageError {
+    unreachable(target, Reason::Silent(target.timeouts.attempt))
 }
 
 /// An answer that began and did not arrive whole.
 pub(super) fn cut_off(target: &Target) -> StorageError {
-    StorageError::Unreachable {
-        bucket: target.bucket.clone(),
-        endpoint: target.endpoint.clone(),
-        reason: Reason::Closed,
-    }
+    unreachable(target, Reason::Closed)
 }
 
-/// Judges an answer that the service gave on purpose.
-fn answer(
+/// Judges an answer that is no success. Without a `code` its body was no S3 error: a proxy or load balancer in between.
+pub(super) fn answer(
     status: u16,
     code: Option<&str>,
     message: Option<&str>,
@@ -244,12 +235,10 @@ fn answer(
         return StorageError::SlowDown { bucket, endpoint, code };
     }
     if BUSY.contains(&code.as_str()) || status >= 500 {
-        let reason = Reason::Failing(format!("with status {status} {code}").trim_end().to_owned());
-        return StorageError::Unreachable {
-            bucket,
-            endpoint,
-            reason,
-        };
+        return unreachable(
+            target,
+            Reason::Failing(format!("with status {status} {code}").trim_end().to_owned()),
+        );
     }
     if REJECTED.contains(&code.as_str()) || status == 401 || status == 403 {
         return StorageError::Rejected {
@@ -261,12 +250,10 @@ fn answer(
     if code == "NoSuchBucket" || status == 404 {
         return StorageError::NoBucket { bucket, endpoint };
     }
-    let said = redact(message.unwrap_or_default(), target);
-    StorageError::Misconfigured {
-        bucket,
-        endpoint,
-        reason: network::shorten(format!("it answered {named} {said}").trim_end()),
+    if code.is_empty() {
+        return no_s3(status, target);
     }
+    misconfigured(target, &format!("it answered {named} {}", message.unwrap_or_default()))
 }
 
 fn redact(text: &str, target: &Target) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
-use super::{Bucket, StorageError, error, object};
+use super::{Bucket, StorageError, object};
 
 /// Objects of tenant-init itself; no one looks for changes of them.
 const OURS: &str = ".tenant-init/";
@@ -15,22 +15,20 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn folders(&self) -> Result<(Folders, u32), StorageError> {
-        let (mut folders, mut requests) = (Folders::default(), 0);
-        let listing = self.client.list_objects_v2().bucket(&self.target.bucket);
-        let mut pages = listing.into_paginator().send();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|failure| error::classify(&failure, &self.target, self.clock_skew()))?;
+        let (mut folders, mut requests, mut next) = (Folders::default(), 0, None);
+        loop {
+            let page = self.page_after("", next).await?;
             requests += 1;
-            for object in page.contents() {
-                let key = object.key().unwrap_or_default();
-                if key.starts_with(OURS) {
-                    continue;
+            for object in page.objects {
+                if !object.key.starts_with(OURS) {
+                    folders.add(&object.key, object.size, &object::plain(Some(&object.etag)));
                 }
-                let size = object.size().and_then(|size| size.try_into().ok()).unwrap_or_default();
-                folders.add(key, size, &object::plain(object.e_tag()));
+            }
+            next = page.next;
+            if next.is_none() {
+                return Ok((folders, requests));
             }
         }
-        Ok((folders, requests))
     }
 }
 

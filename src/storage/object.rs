@@ -1,22 +1,22 @@
 //! Small objects of our own: below `.tenant-init/` in the tenant's bucket, and those of `bench` in its folder. The tenant's
 //! files are the mounter's business.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::error::SdkError;
-use aws_sdk_s3::operation::put_object::PutObjectError;
-use aws_sdk_s3::primitives::ByteStream;
+use jiff::{Timestamp, fmt::rfc2822};
+use reqwest::Method;
+use reqwest::header::{CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED};
 
-use super::{Bucket, StorageError, error, is_tigris};
+use super::client::{Answer, Request};
+use super::{Bucket, StorageError, error, is_tigris, xml};
 
 /// An object of ours that is larger was not written by us.
 const LARGEST: usize = 1024 * 1024;
 
 /// Metadata that names the cache an object was uploaded from (`x-amz-meta-…`, in any case).
 pub(crate) const AUTHOR: &str = "tenant-init";
+const AUTHOR_HEADER: &str = "x-amz-meta-tenant-init";
 
 /// Bytes a second that an upload has at least.
 const SLOWEST: u64 = 1024 * 1024;
@@ -52,27 +52,15 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`], and [`StorageError::Unreachable`] when the body does not arrive whole.
     pub async fn read_small(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        let answer = self
-            .client
-            .get_object()
-            .bucket(&self.target.bucket)
-            .key(key)
-            .send()
-            .await;
-        let mut object = match answer {
-            Ok(object) => object,
-            Err(SdkError::ServiceError(failure)) if failure.err().is_no_such_key() => return Ok(None),
-            Err(failure) => return Err(error::classify(&failure, &self.target, self.clock_skew())),
-        };
-        let mut bytes = Vec::new();
-        while let Some(chunk) = object.body.next().await {
-            let chunk = chunk.map_err(|_| error::cut_off(&self.target))?;
-            if bytes.len() + chunk.len() > LARGEST {
-                return Err(error::cut_off(&self.target));
-            }
-            bytes.extend_from_slice(&chunk);
+        let asked = Request::new(Method::GET, key).at_most(LARGEST);
+        let answer = self.client.send(&self.target, asked).await?;
+        if answer.is_good() {
+            return Ok(Some(answer.body));
         }
-        Ok(Some(bytes))
+        if xml::error(&answer.body).is_some_and(|said| said.code == "NoSuchKey") {
+            return Ok(None);
+        }
+        Err(self.client.refused(&self.target, &answer))
     }
 
     /// What is known of an object; `None` when there is none.
@@ -80,34 +68,16 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn head(&self, key: &str) -> Result<Option<Head>, StorageError> {
-        let consistent = is_tigris(&self.target.endpoint);
-        let asked = self
-            .client
-            .head_object()
-            .bucket(&self.target.bucket)
-            .key(key)
-            .customize()
-            .mutate_request(move |request| {
-                // Without it a bucket in several regions may answer with what was there before.
-                if consistent {
-                    request.headers_mut().insert("X-Tigris-Consistent", "true");
-                }
-            });
-        match asked.send().await {
-            Ok(found) => Ok(Some(Head {
-                size: found
-                    .content_length()
-                    .and_then(|size| size.try_into().ok())
-                    .unwrap_or(0),
-                etag: plain(found.e_tag()),
-                author: found.metadata().and_then(author),
-                // Without a date it counts as new: nothing is deleted on a guess.
-                modified: found.last_modified().map_or(jiff::Timestamp::MAX, |time| {
-                    jiff::Timestamp::from_second(time.secs()).unwrap_or(jiff::Timestamp::MAX)
-                }),
-            })),
-            Err(SdkError::ServiceError(failure)) if failure.err().is_not_found() => Ok(None),
-            Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
+        let mut asked = Request::new(Method::HEAD, key);
+        if is_tigris(&self.target.endpoint) {
+            // Without it a bucket in several regions may answer with what was there before.
+            asked = asked.header("x-tigris-consistent", "true");
+        }
+        let answer = self.client.send(&self.target, asked).await?;
+        match answer.status {
+            404 => Ok(None),
+            _ if answer.is_good() => Ok(Some(head(&answer))),
+            _ => Err(self.client.refused(&self.target, &answer)),
         }
     }
 
@@ -123,43 +93,27 @@ impl Bucket {
         replaces: Option<&str>,
         by: &str,
     ) -> Result<Placed, StorageError> {
-        let unread = |_| error::cut_off(&self.target);
-        let found = std::fs::metadata(path).map_err(unread)?;
-        let body = ByteStream::from_path(path)
-            .await
-            .map_err(|_| error::cut_off(&self.target))?;
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.target.bucket)
-            .key(key)
-            .metadata(AUTHOR, by)
-            .body(body);
-        let put = match found
-            .modified()
-            .ok()
-            .and_then(|time| jiff::Timestamp::try_from(time).ok())
-        {
-            Some(time) => put.metadata("mtime", format!("{}.{:09}", time.as_second(), time.subsec_nanosecond())),
-            None => put,
-        };
-        let put = match replaces {
-            Some(etag) => put.if_match(format!("\"{etag}\"")),
-            None => put.if_none_match("*"),
-        };
+        let found = std::fs::metadata(path).map_err(|_| error::cut_off(&self.target))?;
         let slow = Duration::from_secs(found.len() / SLOWEST);
-        let times = TimeoutConfig::builder()
-            .connect_timeout(self.target.timeouts.connect)
-            .operation_attempt_timeout(self.target.timeouts.attempt + slow)
-            .operation_timeout(self.target.timeouts.operation + slow)
-            .build();
-        let settings = aws_sdk_s3::config::Builder::new().timeout_config(times);
-        match put.customize().config_override(settings).send().await {
-            Ok(stored) => Ok(Placed::Stored {
-                etag: plain(stored.e_tag()),
+        let mut put = Request::new(Method::PUT, key)
+            .file(path)
+            .more_time(slow)
+            .header(AUTHOR_HEADER, by);
+        if let Some(time) = found.modified().ok().and_then(|time| Timestamp::try_from(time).ok()) {
+            let time = format!("{}.{:09}", time.as_second(), time.subsec_nanosecond());
+            put = put.header("x-amz-meta-mtime", time);
+        }
+        put = match replaces {
+            Some(etag) => put.header(IF_MATCH.as_str(), format!("\"{etag}\"")),
+            None => put.header(IF_NONE_MATCH.as_str(), "*"),
+        };
+        let answer = self.client.send(&self.target, put).await?;
+        match answer.status {
+            409 | 412 => Ok(Placed::Changed),
+            _ if answer.is_good() => Ok(Placed::Stored {
+                etag: plain(answer.header(ETAG.as_str())),
             }),
-            Err(failure) if matches!(status(&failure), Some(409 | 412)) => Ok(Placed::Changed),
-            Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
+            _ => Err(self.client.refused(&self.target, &answer)),
         }
     }
 
@@ -170,21 +124,25 @@ impl Bucket {
     pub async fn names(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
         let (mut names, mut next) = (Vec::new(), None);
         loop {
-            let page = self
-                .client
-                .list_objects_v2()
-                .bucket(&self.target.bucket)
-                .prefix(prefix)
-                .set_continuation_token(next)
-                .send()
-                .await
-                .map_err(|failure| error::classify(&failure, &self.target, self.clock_skew()))?;
-            names.extend(page.contents.into_iter().flatten().filter_map(|object| object.key));
-            next = page.next_continuation_token;
+            let page = self.page_after(prefix, next).await?;
+            names.extend(page.objects.into_iter().map(|object| object.key));
+            next = page.next;
             if next.is_none() {
                 return Ok(names);
             }
         }
+    }
+
+    /// A page of the listing of `prefix`, which begins where the one before ended.
+    pub(super) async fn page_after(&self, prefix: &str, token: Option<String>) -> Result<xml::Page, StorageError> {
+        let mut asked = Request::new(Method::GET, "");
+        if !prefix.is_empty() {
+            asked = asked.query("prefix", prefix);
+        }
+        if let Some(token) = token {
+            asked = asked.query("continuation-token", token);
+        }
+        self.page(asked).await
     }
 
     /// Deletes an object; one that is not there is fine.
@@ -192,16 +150,16 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
-        match self
+        let answer = self
             .client
-            .delete_object()
-            .bucket(&self.target.bucket)
-            .key(key)
-            .send()
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
+            .send(&self.target, Request::new(Method::DELETE, key))
+            .await?;
+        // AWS answers 204 for one that is not there, others 404.
+        let gone = xml::error(&answer.body).is_some_and(|said| said.code == "NoSuchKey");
+        if answer.is_good() || gone {
+            Ok(())
+        } else {
+            Err(self.client.refused(&self.target, &answer))
         }
     }
 
@@ -210,16 +168,10 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn write_small(&self, key: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.target.bucket)
-            .key(key)
-            .body(ByteStream::from(bytes));
-        match put.send().await {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(error::classify(&failure, &self.target, self.clock_skew())),
-        }
+        self.client
+            .done(&self.target, Request::new(Method::PUT, key).bytes(bytes))
+            .await?;
+        Ok(())
     }
 }
 
@@ -227,11 +179,18 @@ pub(super) fn plain(etag: Option<&str>) -> String {
     etag.unwrap_or_default().trim_matches('"').to_ascii_lowercase()
 }
 
-fn author(metadata: &HashMap<String, String>) -> Option<String> {
-    let found = metadata.iter().find(|(name, _)| name.eq_ignore_ascii_case(AUTHOR));
-    found.map(|(_, author)| author.clone())
-}
-
-fn status(failure: &SdkError<PutObjectError>) -> Option<u16> {
-    failure.raw_response().map(|response| response.status().as_u16())
+fn head(answer: &Answer) -> Head {
+    Head {
+        size: answer
+            .header(CONTENT_LENGTH.as_str())
+            .and_then(|size| size.parse().ok())
+            .unwrap_or(0),
+        etag: plain(answer.header(ETAG.as_str())),
+        author: answer.header(AUTHOR_HEADER).map(str::to_owned),
+        // Without a date it counts as new: nothing is deleted on a guess.
+        modified: answer
+            .header(LAST_MODIFIED.as_str())
+            .and_then(|date| rfc2822::parse(date).ok())
+            .map_or(Timestamp::MAX, |date| date.timestamp()),
+    }
 }

@@ -13,16 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use tokio::task::JoinSet;
 
 use super::network::Reason;
-use super::{Bucket, Probe, StorageError};
+use super::{Bucket, Probe, Request, StorageError};
 
 /// A question without an answer is asked again after this long. Few stores answer that late, and one that does is asked a
 /// few times more.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// With one of these rclone and the SDK ask a proxy, which resolves names itself.
+/// With one of these rclone and our requests ask a proxy, which resolves names itself.
 const PROXIES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"];
 
 impl Bucket {
@@ -102,8 +103,8 @@ impl Pulse {
     }
 
     async fn is_there(&self) -> bool {
-        let asked = self.bucket.client.head_bucket().bucket(&self.bucket.target.bucket);
-        asked.send().await.is_ok()
+        let asked = Request::new(Method::HEAD, "");
+        self.bucket.client.done(&self.bucket.target, asked).await.is_ok()
     }
 
     async fn resolves(&self) -> Result<(), StorageError> {
