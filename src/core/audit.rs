@@ -65,15 +65,15 @@ pub enum Finding {
     Lost,
 }
 
-/// `first`: nobody has looked since, or rclone may still delete it; otherwise an object that is gone was deleted elsewhere.
+/// `may_be_lost`: nobody has looked since, or something may still delete it; otherwise an object that is gone was deleted elsewhere.
 #[must_use]
-pub fn judge(wanted: Wanted, found: Option<&Object>, cached: &Cached, first: bool) -> Finding {
+pub fn judge(wanted: Wanted, found: Option<&Object>, cached: &Cached, may_be_lost: bool) -> Finding {
     match (wanted, found, cached) {
         (Wanted::Absent, None, _) => Finding::AsWanted,
         (Wanted::Absent, Some(object), _) if object.ours || object.before => Finding::Delete,
         (Wanted::Absent, Some(_), _) => Finding::Elsewhere,
         (_, _, Cached::Unsent) => Finding::Later,
-        (_, None, _) if !first => Finding::Elsewhere,
+        (_, None, _) if !may_be_lost => Finding::Elsewhere,
         (Wanted::Copied, Some(_), _) | (_, Some(_), Cached::Not) => Finding::AsWanted,
         (Wanted::Copied, None, _) | (Wanted::Uploaded, None, Cached::Not) => Finding::Lost,
         (Wanted::Doubtful, None, Cached::Not) => Finding::AsWanted,

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::core::action::{Action, Level as Loud};
+use crate::core::action::{Action, Flow, Level as Loud};
 use crate::core::event::{Queue, Room};
 use crate::core::index::LeaseState;
 use crate::core::policy::{BUSY_QUEUE_INTERVAL, CATCH_UP, CATCH_UP_AFTER, CATCH_UP_INTERVAL, Policy};
@@ -317,7 +317,8 @@ impl State {
         // Before that what was held back is still being sent, in its own order.
         let since = self.pressure.sent_again.max(back + CATCH_UP_AFTER);
         let due = now.saturating_sub(back) < CATCH_UP && now.saturating_sub(since) >= CATCH_UP_INTERVAL;
-        if !due || self.queue.failing == 0 || self.queue.new_slow_downs > 0 {
+        let one_by_one = matches!(self.mounter.flow, Flow::Held | Flow::Paced);
+        if !due || one_by_one || self.queue.failing == 0 || self.queue.new_slow_downs > 0 {
             return None;
         }
         self.pressure.sent_again = now;

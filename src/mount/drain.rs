@@ -57,6 +57,15 @@ pub struct Undrained {
     pub pending: Vec<Pending>,
 }
 
+/// How it is known that everything was uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// rclone has said so.
+    Told,
+    /// It ended before it could, and its notes name no file that is left.
+    Seen,
+}
+
 impl Session {
     /// The upload queue now.
     ///
@@ -136,17 +145,21 @@ impl Session {
     ///
     /// # Errors
     /// What is left, when rclone ends or does not answer, or at `deadline`.
-    pub async fn drain(&self, mut progress: impl FnMut(DrainProgress), deadline: Instant) -> Result<(), Undrained> {
+    pub async fn drain(
+        &self,
+        mut progress: impl FnMut(DrainProgress),
+        deadline: Instant,
+    ) -> Result<Drained, Undrained> {
         let outcome = tokio::select! {
             outcome = self.0.drain(&mut progress) => outcome,
             status = self.exited() => Err(format!("rclone ended ({status})")),
             () = sleep_until(deadline) => Err("the time for it is used up".to_owned()),
         };
         let Err(why) = outcome else {
-            return Ok(());
+            return Ok(Drained::Told);
         };
         match self.0.unsent().await {
-            Ok(pending) if pending.is_empty() => Ok(()),
+            Ok(pending) if pending.is_empty() => Ok(Drained::Seen),
             Ok(pending) => Err(Undrained { why, pending }),
             Err(error) => Err(Undrained {
                 why: format!("{why}, and the cache cannot be read: {error}"),

@@ -132,9 +132,15 @@ impl Hold {
         let idle = items.iter().filter(|item| !item.uploading);
         let idle = idle.min_by_key(|item| self.held.get(&item.id).map(|held| held.quiet_since));
         let send = idle.filter(|_| due && !busy).map(|item| item.id);
-        if send.is_some() {
+        if let Some(id) = send {
             self.pioneer = send;
             self.tried = now;
+            // If it fails, the others have their turn first.
+            let sent = Held {
+                at: now,
+                quiet_since: now,
+            };
+            self.held.insert(id, sent);
         }
         let put_off = |item: &&Item| soon(item) && Some(item.id) != send;
         Orders {
@@ -210,6 +216,17 @@ mod tests {
         assert_eq!((orders.put_off, orders.send), (vec![2], None));
         let orders = after(61, &mut hold, start, &[busy(1), item(2, 40, false), item(3, 30, false)]);
         assert_eq!((orders.put_off, orders.send), (vec![1], Some(3)));
+    }
+
+    #[test]
+    fn a_file_that_fails_again_and_again_lets_the_others_go_first() {
+        let start = Instant::now();
+        let mut hold = Hold::paced(start);
+        let all = [item(1, 250, false), item(2, 250, false), item(3, 250, false)];
+        let sent: Vec<_> = (1..=4)
+            .filter_map(|turn| after(turn * 5, &mut hold, start, &all).send)
+            .collect();
+        assert_eq!(sent, [1, 2, 3, 1]);
     }
 
     #[test]

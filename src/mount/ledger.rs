@@ -51,6 +51,7 @@ struct List {
     lines: usize,
     no_sums: bool,
     wrong: BTreeSet<String>,
+    removed: Vec<String>,
     /// The first failure to write the journal that nobody was told of.
     trouble: Option<io::Error>,
 }
@@ -85,6 +86,8 @@ struct Line {
     since: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     risk: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    seen: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -118,6 +121,7 @@ impl Ledger {
                 Some(wanted) => {
                     let mut entry = Entry::new(wanted.into(), line.since);
                     entry.risk = line.risk.unwrap_or(Timestamp::MIN);
+                    entry.seen = line.seen;
                     list.names.insert(line.name, entry);
                 }
                 None => drop(list.names.remove(&line.name)),
@@ -181,12 +185,16 @@ impl Ledger {
         let Some(object) = object else { return };
         let list = &mut *self.lock();
         if message == "vfs cache: removed cache file as file deleted" {
-            // Of a file that is stored rclone knows the object, and the deletion succeeds or fails with it.
+            // Of a file that is stored rclone knows the object, and the deletion succeeds or fails with it. (Unless that is
+            // about to be uploaded again.)
             let forgotten = list.names.get(object).is_some_and(|entry| !entry.landed);
-            if forgotten {
+            if forgotten || list.wrong.contains(object) {
                 list.want(object, Wanted::Absent, now);
             } else {
                 list.drop(object, now);
+                if list.removed.len() < MOST {
+                    list.removed.push(object.to_owned());
+                }
             }
         } else if let Some(new) = message.strip_prefix("vfs cache: renamed in cache to ") {
             let new = new.trim_matches('"');
@@ -223,9 +231,15 @@ impl Ledger {
         }
     }
 
-    /// Something was uploaded under `name`.
-    pub fn landed(&self, name: &str, now: Timestamp) {
-        self.lock().landed(name, now);
+    /// We have uploaded the cached content of `name`; `entry` was the last word before.
+    pub fn restored(&self, name: &str, entry: &Entry, now: Timestamp) {
+        let list = &mut *self.lock();
+        // Looked at again; and when it was deleted meanwhile, that has to be done once more. Anything else has its own look.
+        let deleted = |now: &Entry| now.wanted == Wanted::Absent;
+        if list.names.get(name).is_some_and(|now| now == entry || deleted(now)) {
+            list.wrong.remove(name);
+            list.landed(name, now);
+        }
     }
 
     /// Can this store's ETags be compared with MD5 sums?
@@ -249,6 +263,23 @@ impl Ledger {
     #[must_use]
     pub fn unsure(&self, now: Timestamp) -> Vec<(String, Entry)> {
         self.select(|entry| !entry.queued && (!entry.seen || entry.risk > now))
+    }
+
+    /// Of these names in `folder` the bucket may show something else than what was left here, now or in a moment.
+    #[must_use]
+    pub fn at_risk(&self, folder: &str, now: Timestamp) -> Vec<(String, Entry)> {
+        let list = self.lock();
+        let found = list.names.iter().filter(|(name, entry)| {
+            let uncertain = entry.risk > now || (entry.wanted == Wanted::Absent && !entry.seen);
+            uncertain && folder_of(name) == folder
+        });
+        found.map(|(name, entry)| (name.clone(), *entry)).collect()
+    }
+
+    /// Stored files that rclone has said it deletes, since the last call.
+    #[must_use]
+    pub fn take_removed(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().removed)
     }
 
     /// Deletions that nobody has seen carried out.
@@ -286,8 +317,8 @@ impl Ledger {
         if list.names.get(name) != Some(entry) {
             return;
         }
-        list.wrong.remove(name);
         if entry.risk > now {
+            list.wrong.remove(name);
             // It stays in the journal, too: the next start looks again.
             let again = Entry {
                 seen: true,
@@ -295,8 +326,47 @@ impl Ledger {
                 ..*entry
             };
             list.names.insert(name.to_owned(), again);
+            if !entry.seen {
+                list.write(name, now);
+            }
         } else {
             list.drop(name, now);
+        }
+    }
+
+    /// Somebody else has changed `name` since: nothing that was done here is to be kept up.
+    pub fn give_up(&self, name: &str, entry: &Entry, now: Timestamp) {
+        let list = &mut *self.lock();
+        if list.names.get(name) == Some(entry) {
+            list.drop(name, now);
+        }
+    }
+
+    /// A request of our own about `name` is about to be sent. If its answer does not come, it may arrive later, like rclone's;
+    /// `removal`: and take away what is there then. What the entry is from now on; none if it is not the last word any more.
+    #[must_use]
+    pub fn begin(&self, name: &str, entry: &Entry, removal: bool, now: Timestamp) -> Option<Entry> {
+        let list = &mut *self.lock();
+        if list.names.get(name) != Some(entry) {
+            return None;
+        }
+        let removal = entry.removal || removal;
+        let begun = Entry {
+            risk: now + RISK,
+            removal,
+            ..*entry
+        };
+        list.names.insert(name.to_owned(), begun);
+        list.write(name, now);
+        Some(begun)
+    }
+
+    /// The answer has come: `begun` is what [`Ledger::begin`] made of `before`.
+    pub fn answered(&self, name: &str, begun: &Entry, before: &Entry, now: Timestamp) {
+        let list = &mut *self.lock();
+        if list.names.get(name) == Some(begun) {
+            list.names.insert(name.to_owned(), *before);
+            list.write(name, now);
         }
     }
 
@@ -309,18 +379,15 @@ impl Ledger {
         }
     }
 
-    /// The deletions count from `now`: for when rclone is gone and nothing can have been made under these names since.
-    pub fn renew_deletions(&self, now: Timestamp) {
-        for entry in self.lock().names.values_mut() {
-            if entry.wanted == Wanted::Absent && !entry.seen {
-                entry.since = now;
-            }
-        }
-    }
-
     /// The bucket has something else under `name`, which is about to be put right.
     pub fn found_wrong(&self, name: &str) {
         self.lock().wrong.insert(name.to_owned());
+    }
+
+    /// Is `name` one of [`Ledger::wrong`]?
+    #[must_use]
+    pub fn is_wrong(&self, name: &str) -> bool {
+        self.lock().wrong.contains(name)
     }
 
     /// Uploads that were found to be not in the bucket, and are not put right yet.
@@ -410,6 +477,7 @@ impl List {
     }
 
     fn drop(&mut self, name: &str, now: Timestamp) {
+        self.wrong.remove(name);
         if self.names.remove(name).is_some() {
             self.write(name, now);
         }
@@ -460,6 +528,12 @@ impl List {
     }
 }
 
+/// The folder of a name in the bucket; empty for its root.
+#[must_use]
+pub fn folder_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
 fn journal(cache_dir: &Path, bucket: &str) -> PathBuf {
     cache_dir.join(format!("{}{bucket}{}", JOURNAL.0, JOURNAL.1))
 }
@@ -470,6 +544,7 @@ fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Result<Vec<u8>
         wanted: entry.map(|entry| entry.wanted.into()),
         since: entry.map_or(now, |entry| entry.since),
         risk: entry.map(|entry| entry.risk).filter(|risk| *risk > now),
+        seen: entry.is_some_and(|entry| entry.seen),
     })?;
     line.push(b'\n');
     Ok(line)

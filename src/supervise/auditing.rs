@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::audit::{self, Cached, Finding, Object, Wanted};
-use crate::mount::{Entry, Ledger, Session, cached};
+use crate::mount::{Entry, Ledger, RcError, Session, cached, folder_of};
 use crate::storage::{Bucket, Head, Placed, StorageError};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -17,6 +17,10 @@ use crate::supervise::prepare::Tenant;
 const CLOCK_PRECISION: SignedDuration = SignedDuration::from_secs(2);
 /// A deletion is looked at after this: an upload that it cancelled has landed by then, as a rule.
 const CANCELLED_UPLOAD: SignedDuration = SignedDuration::from_secs(2);
+/// A copy in the bucket that has landed is told of by rclone within this time, as a rule.
+const RENAME: Duration = Duration::from_secs(1);
+/// A folder that is to be read again waits this long for uploads and deletions that may still arrive in it.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Names looked at at a time, once the bucket has answered for one.
 const AT_ONCE: usize = 32;
 /// After a bucket that did not answer.
@@ -34,9 +38,14 @@ pub async fn look(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
         let mut due = tenant.ledger.due(now);
         due.retain(|(_, entry)| entry.wanted != Wanted::Absent || entry.since <= now - CANCELLED_UPLOAD);
-        let answered = audit(shared, &tenant, due).await;
+        let answered = audit(shared, &tenant, due, RENAME).await;
         shared.audit_failed.set((!answered).then(Instant::now));
-        refresh(shared, &tenant.ledger).await;
+        for name in tenant.ledger.take_removed() {
+            shared.own_changes.borrow_mut().saw(&name, None, Instant::now());
+        }
+        if answered {
+            read_again(shared, &tenant).await;
+        }
     }
     shared.auditing.set(false);
     keep(shared);
@@ -45,25 +54,18 @@ pub async fn look(shared: &Shared) {
 /// Everything that may not be as it must, after the last upload of a stop.
 pub async fn all(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
-        audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now())).await;
+        let all = || audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now()), Duration::ZERO);
+        all().await;
         // Once more what was put right only now.
-        audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now())).await;
+        all().await;
     }
 }
 
 /// Deletions, before an rclone lists the bucket: what it forgot would be seen again.
 pub async fn deletions(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
-        audit(shared, &tenant, tenant.ledger.deletions()).await;
+        audit(shared, &tenant, tenant.ledger.deletions(), Duration::ZERO).await;
     }
-}
-
-/// [`deletions`] when the rclone before was killed: uploads of its that the bucket has completed are older than now, too.
-pub async fn deletions_after_a_kill(shared: &Shared) {
-    if let Some(tenant) = shared.tenant() {
-        tenant.ledger.renew_deletions(Timestamp::now());
-    }
-    deletions(shared).await;
 }
 
 /// [`deletions`] for a launch, which does not wait for ever.
@@ -91,8 +93,8 @@ pub fn keep(shared: &Shared) {
     }
 }
 
-/// False when the bucket did not answer.
-async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>) -> bool {
+/// `pause`: as long a rename may be under way that nobody has told of. False when the bucket did not answer.
+async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>, pause: Duration) -> bool {
     let mut waiting = names.into_iter();
     let mut asking = tokio::task::JoinSet::new();
     let mut most = 1;
@@ -108,6 +110,7 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
                     bucket: tenant.bucket(),
                     session,
                     cache_dir,
+                    pause,
                     name,
                     entry,
                 };
@@ -120,7 +123,7 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
                 most = AT_ONCE;
                 match seen {
                     // rclone may have listed the folder meanwhile.
-                    Seen::Changed => drop(shared.stale_folders.borrow_mut().insert(folder(&name).to_owned())),
+                    Seen::Changed => stale(shared, folder_of(&name)),
                     Seen::Own(object) => {
                         let object = object.as_ref().map(|head| (head.size, head.etag.as_str()));
                         shared.own_changes.borrow_mut().saw(&name, object, Instant::now());
@@ -153,6 +156,7 @@ struct Audit {
     bucket: Bucket,
     session: Option<Session>,
     cache_dir: std::path::PathBuf,
+    pause: Duration,
     name: String,
     entry: Entry,
 }
@@ -181,24 +185,24 @@ impl Audit {
                 return Ok(if own { Seen::Own(head) } else { Seen::Other });
             }
             Finding::Later => return Ok(Seen::Other),
-            Finding::Delete => {
-                self.bucket.delete(name).await?;
-                tracing::info!(
-                    event = "deletion_settled",
-                    object = name,
-                    "deleted in the bucket what rclone had left there: {name}"
-                );
-                self.ledger.settle(name, entry, Timestamp::now());
-                return Ok(Seen::Changed);
+            Finding::Delete => return self.delete(head.as_ref()).await,
+            Finding::Restore(replaces) => {
+                self.ledger.found_wrong(name);
+                // Asked after the bucket was: what uploaded the object that was seen there has left the queue by now, or is in it.
+                if self.rclone_is_at_it().await {
+                    return Ok(Seen::Other);
+                }
+                return self.restore(replaces.as_deref(), &cached).await;
             }
-            // Asked after the bucket was: what uploaded the object that was seen there has left the queue by now, or is in it.
-            Finding::Restore(_) if self.rclone_is_at_it().await => return Ok(Seen::Other),
-            Finding::Restore(replaces) => return self.restore(replaces.as_deref(), &cached).await,
-            Finding::Elsewhere => tracing::info!(
-                event = "changed_elsewhere",
-                object = name,
-                "{name} was changed elsewhere right after it was changed here; that stays as it is"
-            ),
+            Finding::Elsewhere => {
+                tracing::info!(
+                    event = "changed_elsewhere",
+                    object = name,
+                    "{name} was changed elsewhere right after it was changed here; that stays as it is"
+                );
+                self.ledger.give_up(name, entry, Timestamp::now());
+                return Ok(Seen::Other);
+            }
             Finding::Lost => tracing::warn!(
                 event = "object_missing",
                 object = name,
@@ -209,14 +213,41 @@ impl Audit {
         Ok(Seen::Other)
     }
 
+    /// `found`: what is to go.
+    async fn delete(&self, found: Option<&Head>) -> Result<Seen, StorageError> {
+        let (name, entry) = (self.name.as_str(), &self.entry);
+        if !self.pause.is_zero() {
+            // A file may be on its way to this name (a rename, which is a copy in the bucket); rclone says so when it is done.
+            tokio::time::sleep(self.pause).await;
+            if self.bucket.head(name).await?.as_ref() != found {
+                return Ok(Seen::Other);
+            }
+        }
+        let Some(begun) = self.ledger.begin(name, entry, true, Timestamp::now()) else {
+            return Ok(Seen::Other);
+        };
+        self.bucket.delete(name).await?;
+        tracing::info!(
+            event = "deletion_settled",
+            object = name,
+            "deleted in the bucket what rclone had left there: {name}"
+        );
+        self.ledger.answered(name, &begun, entry, Timestamp::now());
+        self.ledger.settle(name, entry, Timestamp::now());
+        Ok(Seen::Changed)
+    }
+
     async fn restore(&self, replaces: Option<&str>, cached: &Cached) -> Result<Seen, StorageError> {
         let (name, entry) = (self.name.as_str(), &self.entry);
-        self.ledger.found_wrong(name);
+        let Some(begun) = self.ledger.begin(name, entry, false, Timestamp::now()) else {
+            return Ok(Seen::Other);
+        };
         let file = cached::path(&self.cache_dir, self.bucket.name(), name);
         let placed = self
             .bucket
             .put_file(name, &file, replaces, &self.ledger.author())
             .await?;
+        self.ledger.answered(name, &begun, entry, Timestamp::now());
         let Placed::Stored { etag } = placed else {
             // The next look says what is there by now.
             return Ok(Seen::Other);
@@ -234,11 +265,7 @@ impl Audit {
         {
             self.ledger.etags_are_no_sums();
         }
-        if self.ledger.stands(name, entry) {
-            self.ledger.settle(name, entry, Timestamp::now());
-        }
-        // Looked at again; and when it was deleted meanwhile, that has to be done once more.
-        self.ledger.landed(name, Timestamp::now());
+        self.ledger.restored(name, entry, Timestamp::now());
         Ok(Seen::Changed)
     }
 
@@ -282,22 +309,42 @@ impl Audit {
     }
 }
 
-/// Lists again the folders in which objects were changed behind rclone's back.
-async fn refresh(shared: &Shared, ledger: &Ledger) {
-    let Some(session) = shared.session() else { return };
-    let standing = ledger.deletions();
-    let stale = shared.stale_folders.borrow().clone();
-    for stale in stale {
-        // A listing ends rclone's own memory of deleted names. An upload that one of them cancelled could land after it,
-        // and be shown by the next: so not while there are any.
-        if !standing.iter().any(|(name, _)| folder(name) == stale) {
-            shared.stale_folders.borrow_mut().remove(&stale);
-            // A folder that is gone cannot be refreshed, and need not be.
-            drop(session.refresh(&stale).await);
-        }
-    }
+/// `folder` is not in the bucket as rclone has it.
+pub(super) fn stale(shared: &Shared, folder: &str) {
+    let mut folders = shared.stale_folders.borrow_mut();
+    folders.entry(folder.to_owned()).or_insert_with(Instant::now);
 }
 
-pub(super) fn folder(name: &str) -> &str {
-    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+/// Reads again the folders in which objects were changed behind rclone's back. It forgets what it knew of them, deleted names
+/// included, and throws away what is cached of a file that has another object now: so not while something may arrive there that
+/// nobody wants.
+async fn read_again(shared: &Shared, tenant: &Rc<Tenant>) {
+    let mut answers = false;
+    let folders = shared.stale_folders.borrow().clone();
+    for (folder, since) in folders {
+        let Some(session) = shared.session() else { return };
+        let risks = tenant.ledger.at_risk(&folder, Timestamp::now());
+        let deletions = risks
+            .iter()
+            .any(|(_, entry)| entry.wanted == Wanted::Absent && !entry.seen);
+        if deletions || (!risks.is_empty() && since.elapsed() < PATIENCE) {
+            continue;
+        }
+        // Attempts have failed again and again. Then it must be right at least as it is now.
+        let names: Vec<_> = risks.iter().map(|(name, _)| name.clone()).collect();
+        if !audit(shared, tenant, risks, RENAME).await || names.iter().any(|name| tenant.ledger.is_wrong(name)) {
+            continue;
+        }
+        // Whoever looks into the folder waits while it is being read, and if the bucket falls silent then, for long.
+        answers = answers || tenant.bucket().probe().await.is_ok();
+        if !answers {
+            return;
+        }
+        shared.stale_folders.borrow_mut().remove(&folder);
+        // A folder that is gone cannot be refreshed, and need not be.
+        if let Err(error @ RcError::Silent { .. }) = session.refresh(&folder).await {
+            tracing::debug!(event = "relisted", folder, "the folder cannot be read again: {error}");
+            return stale(shared, &folder);
+        }
+    }
 }

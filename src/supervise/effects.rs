@@ -2,7 +2,7 @@
 //! group) is kept here; what was decided is not: that is the core's.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,8 +47,8 @@ pub struct Shared {
     pub session: RefCell<Option<Session>>,
     /// Mountpoint and cache directory, from the first launch to the end.
     pub claim: RefCell<Option<Rc<Claim>>>,
-    /// Folders that rclone may have listed with objects that were then deleted.
-    pub stale_folders: RefCell<BTreeSet<String>>,
+    /// Folders that rclone has to read again, and since when.
+    pub stale_folders: RefCell<BTreeMap<String, Instant>>,
     /// How this machine's own changes were seen in the bucket since the last listing of it.
     pub own_changes: RefCell<OwnChanges>,
     /// The ledger is being compared with the bucket.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
 use crate::core::pressure::LEAST_RESERVE;
-use crate::mount::{Claim, DrainProgress, Plan, Prober, Session, Verdict};
+use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -59,6 +59,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     shared.drained.set(false);
     let session = Session::launch(&claim, plan(shared, &tenant)).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
+    count_anew(shared);
     shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
     let took = session
         .ready(deadline.into())
@@ -89,6 +90,12 @@ fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
         oom_score_adj: Some(OOM_SCORE_ADJ),
         observer: Arc::clone(&shared.metrics.operations) as Arc<_>,
     }
+}
+
+/// A new rclone counts from nothing.
+fn count_anew(shared: &Shared) {
+    shared.upload_failures.set(0);
+    shared.slow_downs.set(0);
 }
 
 /// See `Action::Reconnect`.
@@ -131,21 +138,18 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
             return Ok(None);
         }
         *shared.session.borrow_mut() = Some(session.clone());
-        shared.upload_failures.set(0);
+        count_anew(shared);
         shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
         session
     } else {
         lost
     };
     // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
-    let ((), answers) = tokio::join!(
-        auditing::deletions_after_a_kill(shared),
-        session.reanswers(deadline.into())
-    );
+    let ((), answers) = tokio::join!(auditing::deletions(shared), session.reanswers(deadline.into()));
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
-    auditing::deletions_after_a_kill(shared).await;
+    auditing::deletions(shared).await;
     let settled = began.elapsed();
     session.rejoin(deadline.into()).await.map_err(not_ready)?;
     tracing::info!(
@@ -333,7 +337,8 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
                 .await
                 .map_err(|error| error.to_string());
             auditing::all(&shared).await;
-            shared.drained.set(result.is_ok());
+            // Notes that were cut short may say "sent" of what was never sent.
+            shared.drained.set(result == Ok(Drained::Told));
             let seconds = started.elapsed().as_secs_f64();
             tracing::info!(
                 event = "drained",
@@ -341,7 +346,7 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
                 stored = result.is_ok(),
                 "the upload queue was drained in {seconds:.2} s"
             );
-            result
+            result.map(drop)
         }
         None => Ok(()),
     };

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::mount::RcError;
 use crate::storage::{Bucket, Folders, StorageError};
 use crate::supervise::auditing;
 use crate::supervise::effects::Shared;
@@ -62,34 +61,13 @@ pub async fn watch(shared: Rc<Shared>, first: Listing) {
                     changed = changed.len(),
                     "the bucket was listed"
                 );
-                if read_again(&shared, changed).await {
-                    known = folders;
-                    shared.own_changes.borrow_mut().forget_before(began);
+                for folder in &changed {
+                    auditing::stale(&shared, folder);
                 }
+                known = folders;
+                shared.own_changes.borrow_mut().forget_before(began);
             }
             Err(error) => tracing::debug!(event = "relisted", "the bucket cannot be listed: {error}"),
         }
     }
-}
-
-/// Now, while the bucket answers: whoever looks into a folder waits while it is being read. False when it stopped answering.
-async fn read_again(shared: &Shared, changed: Vec<String>) -> bool {
-    let (Some(tenant), Some(session)) = (shared.tenant(), shared.session()) else {
-        return false;
-    };
-    for folder in changed {
-        if tenant
-            .ledger
-            .deletions()
-            .iter()
-            .any(|(name, _)| auditing::folder(name) == folder)
-        {
-            // Not before those are carried out, and then by whoever does that.
-            shared.stale_folders.borrow_mut().insert(folder);
-        } else if let Err(error @ RcError::Silent { .. }) = session.refresh(&folder).await {
-            tracing::debug!(event = "relisted", folder, "the folder cannot be read again: {error}");
-            return false;
-        }
-    }
-    true
 }

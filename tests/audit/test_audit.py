@@ -238,6 +238,93 @@ def test_an_upload_that_arrives_late_is_undone_when_the_tenant_is_stopped_then(t
     wait_contents(s3_server, {"note.md": "the newer one\n"}, 0)
 
 
+def test_a_folder_is_not_read_again_while_an_old_upload_may_be_in_it(make_tenant, s3_server, network):
+    """rclone would take its cached file for outdated, and throw the newer content away. (Found by a storm.)"""
+    env = through(network) | {"TENANT_INIT_MOUNT__REFRESH_INTERVAL": "1s", "TENANT_INIT_MOUNT__ATTRIBUTE_TIMEOUT": "1s"}
+    tenant = make_tenant(s3_server, env=env).start().wait_ready()
+    old = uploading(tenant, network, "the old one, which is longer\n")
+    (tenant.mount / "note.md").write_text("the newer one\n")
+    wait_contents(s3_server, {"note.md": "the newer one\n"})
+    # rclone looks at what it has uploaded, and then we do.
+    wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") >= 2, 20, lambda: str(network.seen))
+    s3_server.put("other.md", "from elsewhere\n")
+    old.deliver()
+
+    def put_right():
+        assert (tenant.mount / "note.md").read_text() == "the newer one\n"
+        return restored(tenant, "note.md")
+
+    wait_until(put_right, 30, every=0.1)
+    wait_until(lambda: "other.md" in os.listdir(tenant.mount), 60, every=0.5)
+    assert (tenant.mount / "note.md").read_text() == "the newer one\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the newer one\n", "other.md": "from elsewhere\n"}, 0)
+
+
+def test_what_was_seen_in_the_bucket_before_a_stop_is_not_sent_again_by_the_next_start(make_tenant, s3_server, network):
+    """Somebody else may have changed it meanwhile."""
+    tenant = make_tenant(s3_server, env=through(network)).start().wait_ready()
+    uploading(tenant, network, "never arrives\n")
+    (tenant.mount / "note.md").write_text("from here\n")
+    wait_contents(s3_server, {"note.md": "from here\n"})
+    wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") >= 2, 20, lambda: str(network.seen))
+    network.lose()
+    assert tenant.stop().code == 0
+    # The minute in which that first try could have arrived is over.
+    journal = tenant.cache / "ledger-notes.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if "risk" in line:
+            line["risk"] = "2000-01-01T00:00:00Z"
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    s3_server.put("note.md", "from elsewhere\n")
+    again = make_tenant(s3_server).start().wait_ready()
+    assert (again.mount / "note.md").read_text() == "from elsewhere\n"
+    assert again.stop().code == 0
+    wait_contents(s3_server, {"note.md": "from elsewhere\n"}, 0)
+
+
+def test_a_deletion_of_ours_that_arrives_late_takes_no_new_file_away(tenant, s3_server, network):
+    """rclone forgets the object; tenant-init deletes it; the network keeps that request until the name is used again."""
+    (tenant.mount / "note.md").write_text("old\n")
+    wait_until(lambda: settled(tenant, "note.md"), 20)
+    removal = network.hold_next(b"DELETE /notes/note.md", b"tenant-init/")
+    (tenant.mount / "note.tmp").write_text("replaced\n")
+    os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
+    (tenant.mount / "note.md").unlink()
+    assert removal.arrived.wait(20)
+    looked = network.seen.count("HEAD /notes/note.md HTTP/1.1")
+    (tenant.mount / "note.md").write_text("the new one\n")
+    wait_contents(s3_server, {"note.md": "the new one\n"})
+    # rclone looks at what it has uploaded, and then we do.
+    wait_until(lambda: network.seen.count("HEAD /notes/note.md HTTP/1.1") >= looked + 2, 30, lambda: str(network.seen))
+    removal.deliver()
+    wait_contents(s3_server, {})
+    wait_contents(s3_server, {"note.md": "the new one\n"})
+    assert (tenant.mount / "note.md").read_text() == "the new one\n"
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": "the new one\n"}, 0)
+
+
+def test_a_file_that_is_deleted_while_it_is_restored_stays_deleted(tenant, s3_server, network):
+    old = uploading(tenant, network, "old\n")
+    (tenant.mount / "note.md").write_text("the newer one\n")
+    wait_contents(s3_server, {"note.md": "the newer one\n"})
+    restoring = network.hold_next(b"PUT /notes/note.md", b"tenant-init/")
+    old.deliver()
+    assert restoring.arrived.wait(30)
+    (tenant.mount / "note.md").unlink()
+    wait_contents(s3_server, {})
+    restoring.deliver()
+    # A store that knows conditions refuses it; this one may not.
+    (tenant.mount / "other.md").write_text("time passes\n")
+    wait_until(lambda: settled(tenant, "other.md"), 20)
+    wait_contents(s3_server, {"other.md": "time passes\n"})
+    assert os.listdir(tenant.mount) == ["other.md"]
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"other.md": "time passes\n"}, 0)
+
+
 def test_a_deletion_survives_a_supervisor_that_is_killed_right_after_it(make_tenant, s3_server):
     """rclone has forgotten the object in the bucket; who remembered it is gone, too."""
     tenant = make_tenant(s3_server).start().wait_ready()

@@ -42,6 +42,7 @@ class Story:
     past: dict = field(default_factory=dict)  # name: every content that was acknowledged under it
     # Renames that were cut short: (from, to, state of the file); it must be in one of the two.
     moving: list = field(default_factory=list)
+    moved: dict = field(default_factory=dict)  # name before an acknowledged rename: when that began
     wrong: list = field(default_factory=list)  # what a reader saw that no one had written, in words
     acknowledged: int = 0
     errors: Counter = field(default_factory=Counter)
@@ -111,6 +112,7 @@ def _happened(story, entry):
         case "rename":
             story.settle(entry["to"], {whole(entry["size"], entry["sha"])})
             story.settle(name, {ABSENT})
+            story.moved[name] = entry["t"]
         case "delete":
             story.settle(name, {ABSENT})
         case _:

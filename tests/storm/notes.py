@@ -14,6 +14,9 @@ written a moment later, and a file that could not be written is written at its n
 * A call that was answered with an error or not at all leaves either state.
 * A note whose old file was still to be removed after a move when a fault came can be under both names in the end: basic-memory may
   take the old file for a note of its own at its next start. (Seeds 30a95da6, a3cccdf0: both were in its database.)
+* basic-memory's indexer may meet a note in the middle of a move and write its old file again, with no fault near (seed 48e8b5e0: "Retrying
+  markdown index" in its log, and the file's time is after the move). So an old file is excused that was written, by its own
+  modification time, after the move had begun. (An upload of ours that comes late brings the time of the write before.)
 * A note is changed again only when its last change has become a file. Before that basic-memory (0.24.1) is in a race with its own
   writer, with no fault near: the next version is accepted between a file's writing and the noting of its checksum, so the version
   after finds a file that it does not know, takes it for somebody else's (`external_change_detected`), and stays in the database for
@@ -145,7 +148,7 @@ class NotesStorm(Storm):
     def compare(self, when):
         excused = self.memory.unsettled() if self.memory.path.exists() else set()
         story = self.story()
-        excused |= {name for name in self.left_behind
+        excused |= {name for name in self.left_behind | self.written_again(story)
                     if any(ledger.matches(state, self.contents(name)) for state in story.past.get(name, ()))}
         for difference in ledger.differences(story, self.contents):
             if difference.partition(":")[0] not in excused:
@@ -154,6 +157,11 @@ class NotesStorm(Storm):
         if self.memory.path.exists() and not asleep:
             for difference in index.differences(self.memory.path, self.sqld, words=("note", "call")):
                 self.report.problems.append(f"{when}: index: {difference}")
+
+    def written_again(self, story):
+        """Old files of moved notes that were written after the move had begun."""
+        files = {name: self.sky.server.path / PROJECT / name for name in story.moved}
+        return {name for name, file in files.items() if file.exists() and file.stat().st_mtime > story.moved[name]}
 
     def died(self):
         self.note_left_behind()

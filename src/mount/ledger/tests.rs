@@ -129,3 +129,76 @@ fn what_nobody_has_seen_survives_in_the_journal() {
     assert!(again.wrong().is_empty());
     assert!(Ledger::load(cache.path(), "notes").due(Timestamp::MAX).is_empty());
 }
+
+#[test]
+fn what_was_seen_in_the_bucket_is_not_sent_again_by_the_next_start() {
+    let cache = tempfile::tempdir().unwrap();
+    let ledger = Ledger::load(cache.path(), "notes");
+    ledger.open(cache.path()).unwrap();
+    let now = Timestamp::now();
+    ledger.note("vfs cache: upload canceled", Some("a.md"), now);
+    ledger.note(UPLOADED, Some("a.md"), now);
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.settle(&name, &entry, now);
+    let again = Ledger::load(cache.path(), "notes");
+    assert_eq!(again.unproven(now), ["a.md"], "that try may still arrive");
+    assert!(again.unproven(now + RISK).is_empty() && again.unsettled().is_empty());
+}
+
+#[test]
+fn a_request_of_our_own_is_a_risk_until_it_is_answered() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note("vfs cache: renamed in cache to \"dir/b.md\"", Some("dir/a.md"), now);
+    let (name, entry) = ledger.deletions().remove(0);
+    let begun = ledger.begin(&name, &entry, true, now).unwrap();
+    assert!(
+        ledger.begin(&name, &entry, true, now).is_none(),
+        "that is not the last word any more"
+    );
+    // The name is used again; what takes its object away then was nobody's wish.
+    ledger.note(UPLOADED, Some("dir/a.md"), now);
+    ledger.note(QUEUED, Some("dir/a.md"), now);
+    ledger.note(UPLOADED, Some("dir/a.md"), now);
+    ledger.answered(&name, &begun, &entry, now);
+    let (_, used) = ledger.due(now).remove(0);
+    assert!(used.wanted == Wanted::Uploaded && used.may_be_lost());
+    ledger.settle(&name, &used, now);
+    assert_eq!(names(ledger.at_risk("dir", now)), ["dir/a.md"]);
+    assert!(ledger.at_risk("", now).is_empty() && ledger.at_risk("dir", now + RISK).is_empty());
+    // One that is answered leaves none.
+    let (name, entry) = ledger.due(now).remove(0);
+    let begun = ledger.begin(&name, &entry, false, now).unwrap();
+    ledger.answered(&name, &begun, &entry, now);
+    assert!(ledger.stands(&name, &entry));
+}
+
+#[test]
+fn a_file_that_is_deleted_while_it_is_restored_is_deleted_after_that() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note(UPLOADED, Some("a.md"), now);
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.found_wrong(&name);
+    ledger.note(REMOVED, Some("a.md"), now);
+    assert!(!ledger.is_wrong("a.md"));
+    ledger.restored(&name, &entry, now);
+    assert_eq!(names(ledger.deletions()), ["a.md"]);
+    // Nobody was restoring this one: rclone deletes it.
+    ledger.note(UPLOADED, Some("b.md"), now);
+    ledger.note(REMOVED, Some("b.md"), now);
+    assert_eq!(ledger.take_removed(), ["b.md"]);
+    assert!(ledger.take_removed().is_empty());
+    assert_eq!(names(ledger.deletions()), ["a.md"]);
+}
+
+#[test]
+fn what_somebody_else_has_changed_is_not_watched_any_more() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note("vfs cache: upload canceled", Some("a.md"), now);
+    ledger.note(UPLOADED, Some("a.md"), now);
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.give_up(&name, &entry, now);
+    assert!(ledger.due(Timestamp::MAX).is_empty() && ledger.unproven(now).is_empty());
+}
