@@ -137,7 +137,7 @@ fn measured(config: &Config, options: &Options, name: String, stop: Stop) -> Res
     let address = ready(config, &place, &stop)?;
     let far = stop.wait(Far::connect(config, &place.name))?;
     let witness = match (&far, address) {
-        (Ok(far), address) => Witness::Bucket(far.clone(), address),
+        (Ok(far), address) => Witness::Bucket(Box::new(far.clone()), address),
         (Err(_), Some(address)) => Witness::Status {
             address,
             interval: config.health.mount_interval + Duration::from_secs(1),

@@ -138,7 +138,7 @@ fn first(faults: &str) -> String {
 #[derive(Clone)]
 pub(super) enum Witness {
     /// The bucket itself. The address is that of the tenant's health endpoint, where there is one.
-    Bucket(Far, Option<SocketAddr>),
+    Bucket(Box<Far>, Option<SocketAddr>),
     /// The tenant's own account of its queue. It looks at the queue every second while it knows of something in it, and
     /// otherwise at the interval given here: an empty queue says nothing before that has passed.
     Status { address: SocketAddr, interval: Duration },
