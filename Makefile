@@ -50,6 +50,9 @@ bench: build ## the spec's measurements
 bench-index: image ## what the index costs: local SQLite, ours, a naive remote database, at several round trip times
 	@scripts/bench-index.sh
 
+bench-start: image ## from the container's start until basic-memory answers, against basic-memory bare in the same image
+	@scripts/bench-start.sh
+
 bench-drain: build ## what a stop costs over the bare upload of the same files, over several links
 	@scripts/bench-drain.sh
 
@@ -69,4 +72,4 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-drain storm faults silence deny lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-start bench-drain storm faults silence deny lock

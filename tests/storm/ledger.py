@@ -68,9 +68,13 @@ class Story:
                 self.moving.remove(move)
 
 
-def read(lines):
-    """The story that a ledger's lines tell."""
+def read(lines, fuse=False):
+    """The story that a ledger's lines tell.
+
+    `fuse`: there rclone shows the target's content under both names between a rename over it that failed and the end of that
+    mount, some milliseconds later (docs/SEMANTICS.md, "Not yet"). A look in that moment tells nothing."""
     story, open_ = Story(), {}
+    mistaken = {}  # source of such a rename: its target
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -80,6 +84,7 @@ def read(lines):
             for begin in open_.values():
                 _may_have_happened(story, begin)
             open_.clear()
+            mistaken.clear()
         elif "begin" in entry:
             open_[entry["begin"]] = entry
         elif "ok" in entry:
@@ -87,11 +92,16 @@ def read(lines):
             _happened(story, open_.pop(entry["ok"]))
         elif "code" in entry:
             story.errors[entry["code"]] += 1
-            _may_have_happened(story, open_.pop(entry["error"]))
+            begin = open_.pop(entry["error"])
+            _may_have_happened(story, begin)
+            if fuse and begin["op"] == "rename":
+                mistaken[begin["name"]] = begin["to"]
         elif "refused" in entry:
             open_.pop(entry["refused"])  # there was nobody who could have heard it
         elif "misread" in entry:
             story.wrong.append(f"{entry['misread']}: read as {entry['size']} bytes {entry['sha']}, which is not what was acknowledged (ledger line {number})")
+        elif mistaken.get(entry.get("seen")) in story.may_be and whole(entry["size"], entry["sha"]) in story.states(mistaken[entry["seen"]]):
+            continue
         elif "seen" in entry:
             story.seen(entry["seen"], entry["size"], entry["sha"], number)
         elif "wrong" in entry:

@@ -177,7 +177,7 @@ class Storm:
 
     def story(self):
         lines = self.ledger.read_text(errors="replace").splitlines() if self.ledger.exists() else []
-        return ledger.read(lines)
+        return ledger.read(lines, fuse="nfs" not in Path("/proc/filesystems").read_text())
 
     # -- faults --
 

@@ -81,6 +81,16 @@ def test_a_line_that_was_cut_short_is_no_promise():
     assert found(story, {"a": OLD}) == []
 
 
+def test_a_look_right_after_a_rename_that_failed_tells_nothing_where_rclone_mistakes_the_names():
+    target = [put("2", "b", NEW), {"ok": "2"}]
+    failed = [put("3", "a", OLD, "rename", to="b"), {"error": "3", "code": "EIO"}, {"seen": "a", "size": len(NEW), "sha": digest(NEW)}]
+    lines = [json.dumps(entry) for entry in ({"look": 1}, *WRITTEN, *target, *failed)]
+    assert found(ledger.read(lines, fuse=True), {"a": OLD, "b": NEW}) == []
+    assert found(ledger.read(lines), {"a": OLD, "b": NEW}), "nfs"
+    later = [*lines, json.dumps({"look": 2}), json.dumps(failed[-1])]
+    assert found(ledger.read(later, fuse=True), {"a": OLD, "b": NEW}), "in a new life it is wrong"
+
+
 def test_a_call_that_nobody_heard_has_changed_nothing():
     story = told(*WRITTEN, put("2", "a", NEW), {"refused": "2"})
     assert found(story, {"a": OLD}) == []
