@@ -78,7 +78,13 @@ LABEL org.opencontainers.image.title="tenant-init" \
 # The recording adapter: Python loads it from its .pth file, basic-memory itself is not touched.
 COPY adapter/tenant_index.pth /opt/basic-memory/lib/python3.13/site-packages/
 COPY adapter/src/tenant_index /opt/basic-memory/lib/python3.13/site-packages/tenant_index
-RUN /opt/basic-memory/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/basic-memory/lib/python3.13/site-packages/tenant_index
+# The list of what basic-memory loads: its interpreter is started while the mount comes up (adapter/src/tenant_index/warm.py).
+RUN cd /opt/basic-memory/lib/python3.13/site-packages/tenant_index \
+    && HOME=/tmp/list BASIC_MEMORY_CONFIG_DIR=/tmp/list BASIC_MEMORY_HOME=/tmp/list/main /opt/basic-memory/bin/python -m tenant_index.warm \
+        basic_memory basic_memory.cli.main basic_memory.cli.commands.mcp basic_memory.mcp.server basic_memory.mcp.tools basic_memory.api.app \
+        uvicorn.lifespan.on uvicorn.loops.auto uvicorn.protocols.http.auto uvicorn.protocols.websockets.auto aiosqlite > /tmp/modules.txt \
+    && mv /tmp/modules.txt . && rm -rf /tmp/list \
+    && /opt/basic-memory/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 COPY --chmod=0755 entrypoint /usr/local/bin/entrypoint
 COPY --from=binary --chmod=0755 /tenant-init /usr/local/bin/tenant-init
 

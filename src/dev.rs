@@ -120,6 +120,7 @@ fn storage(config: &Config, key: &(String, String)) -> Result<Spec, Failure> {
         user: None,
         oom_score_adj: 100,
         directory: None,
+        stdin: false,
     })
 }
 
@@ -138,6 +139,7 @@ fn database(config: &Config, program: &Path) -> Spec {
         user: None,
         oom_score_adj: 100,
         directory: None,
+        stdin: false,
     }
 }
 

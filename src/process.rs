@@ -34,6 +34,8 @@ pub struct Spec {
     pub oom_score_adj: i32,
     /// Working directory; `None`: `/`.
     pub directory: Option<PathBuf>,
+    /// Its stdin is a pipe of ours; otherwise it is empty.
+    pub stdin: bool,
 }
 
 /// How a process ended.
@@ -120,7 +122,7 @@ pub fn spawn(spec: &Spec) -> io::Result<(Child, Group)> {
         .envs(spec.environment.iter().map(|(k, v)| (k, v)))
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::null())
+        .stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn()?;

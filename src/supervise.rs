@@ -19,6 +19,7 @@ pub mod orphaned;
 mod prepare;
 mod relisting;
 mod shipping;
+mod warm;
 
 use std::cell::Cell;
 use std::net::TcpListener;

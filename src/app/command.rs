@@ -67,7 +67,31 @@ pub fn spec(config: &Config) -> Spec {
         } else {
             config.mount.path.clone()
         }),
+        stdin: false,
     }
+}
+
+/// Tells the adapter to load what it can and wait for a byte on stdin (`adapter/src/tenant_index/warm.py`).
+pub const WAIT: &str = "TENANT_INIT_WAIT";
+
+/// Will an app that is started before its files are there wait for them? True where the adapter that does so is installed for
+/// the basic-memory that would be started.
+#[must_use]
+pub fn can_wait(config: &Config) -> bool {
+    is_basic_memory(config) && adapter().is_some()
+}
+
+/// The adapter's list of modules, beside the interpreter of the `basic-memory` in our PATH.
+fn adapter() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let program = std::env::split_paths(&path)
+        .map(|folder| folder.join("basic-memory"))
+        .find(|program| program.is_file())?;
+    let libraries = program.canonicalize().ok()?.parent()?.parent()?.join("lib");
+    let interpreters = std::fs::read_dir(libraries).ok()?.filter_map(Result::ok);
+    interpreters
+        .map(|interpreter| interpreter.path().join("site-packages/tenant_index/modules.txt"))
+        .find(|list| list.is_file())
 }
 
 /// The same app on local disk: everything of it below `folder`, listening on `port` of this machine only. For comparisons.

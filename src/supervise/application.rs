@@ -12,8 +12,9 @@ use crate::app::{command, projects, ready};
 use crate::core::event::{AppEvent, Event, Failure};
 use crate::exit::Exit;
 use crate::process::oom::Kills;
-use crate::process::{self, Ended};
+use crate::process::{self, Ended, Spec};
 use crate::supervise::effects::{App, Shared};
+use crate::supervise::warm;
 
 /// 128 + SIGKILL
 const KILLED: u8 = 137;
@@ -31,14 +32,15 @@ pub async fn start(shared: Rc<Shared>) {
         shared.app.take();
         return shared.send(Event::App(AppEvent::Failed(failure)));
     }
-    let mut spec = command::spec(&shared.config);
-    if shared.tenant().is_some_and(|tenant| tenant.index.is_some()) {
-        // Without its adapter (adapter/tenant_index.pth) the app must not write: nothing of it would reach the database.
-        spec.environment.push(("TENANT_INDEX_REQUIRED".into(), "1".into()));
-    }
+    let has_index = shared.tenant().is_some_and(|tenant| tenant.index.is_some());
+    let spec = spec(&shared, has_index);
     let kills = Kills::find();
     let kills_before = kills.as_ref().and_then(Kills::count);
-    let (mut child, group) = match process::spawn(&spec) {
+    let started = match warm::go_on(&shared).await {
+        Some(started) => Ok(started),
+        None => process::spawn(&spec),
+    };
+    let (mut child, group) = match started {
         Ok(started) => started,
         Err(error) => {
             shared.app.take();
@@ -99,6 +101,16 @@ pub async fn start(shared: Rc<Shared>) {
     group.empty().await;
     shared.app.take();
     shared.send(Event::App(AppEvent::Gone));
+}
+
+/// `adapted`: without its adapter (adapter/tenant_index.pth) the app must not run. Of what it writes nothing would reach the
+/// database.
+pub fn spec(shared: &Shared, adapted: bool) -> Spec {
+    let mut spec = command::spec(&shared.config);
+    if adapted {
+        spec.environment.push(("TENANT_INDEX_REQUIRED".into(), "1".into()));
+    }
+    spec
 }
 
 fn shown(command: &[std::ffi::OsString]) -> String {

@@ -19,6 +19,7 @@ use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::storage::OwnChanges;
 use crate::supervise::prepare::Tenant;
+use crate::supervise::warm::Warm;
 use crate::supervise::{Keys, application, finish, holding, indexing, keys, leasing, mounting, prepare, shipping};
 
 /// Where the app is.
@@ -61,6 +62,8 @@ pub struct Shared {
     pub slow_downs: Cell<u64>,
     /// The app, from the decision to start it to the end of its last process.
     pub app: RefCell<App>,
+    /// Its interpreter, before the app may run.
+    pub warm: RefCell<Option<Warm>>,
     /// The launch or reconnect under way.
     pub launch: RefCell<Option<JoinHandle<()>>>,
     /// The end has begun: whatever is still being launched is not wanted.
@@ -117,6 +120,7 @@ impl Effects {
             upload_failures: Cell::default(),
             slow_downs: Cell::default(),
             app: RefCell::default(),
+            warm: RefCell::default(),
             launch: RefCell::default(),
             ending: Cell::default(),
             served: Cell::default(),

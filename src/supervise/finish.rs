@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::index;
 use crate::mount::{Ledger, pending};
 use crate::supervise::effects::Shared;
-use crate::supervise::{auditing, mounting};
+use crate::supervise::{auditing, mounting, warm};
 
 fn marker(config: &Config) -> PathBuf {
     config.mount.cache_dir.join("last-verdict.json")
@@ -21,6 +21,7 @@ fn marker(config: &Config) -> PathBuf {
 
 /// Collects what is not stored. Whatever still runs is left to the guardian; the mount point is cleared if it can be.
 pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdict {
+    warm::call_off(shared).await;
     // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
     mounting::release(shared).await;
     let config = &shared.config;

@@ -18,7 +18,7 @@ use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
 use crate::supervise::relisting::Listing;
-use crate::supervise::{Keys, finish, keys, relisting};
+use crate::supervise::{Keys, finish, keys, relisting, warm};
 
 /// See `probe_storage`.
 const ANSWERS_FIRST: Duration = Duration::from_millis(50);
@@ -92,6 +92,7 @@ impl Tenant {
 
 /// `Action::Prepare`
 pub async fn prepare(shared: Rc<Shared>) {
+    warm::begin(&shared);
     let result = match examine(&shared).await {
         Ok((tenant, prepared, listing)) => {
             *shared.tenant.borrow_mut() = Some(Rc::new(tenant));

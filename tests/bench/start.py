@@ -45,7 +45,7 @@ def answers(port):
 
 
 def until_it_answers(port, begin):
-    wait_until(lambda: answers(port), 120, f"basic-memory answers on port {port}", every=0.005)
+    wait_until(lambda: answers(port), 120, f"basic-memory answers on port {port}", every=0.02)
     return time.monotonic() - begin
 
 
@@ -91,7 +91,7 @@ class Tenant:
         begin = time.monotonic()
         self.machine.start()
         took = {"answers": until_it_answers(self.machine.app_port, begin)}
-        wait_until(lambda: self.machine.get("/readyz")[0] == 200, 120, self.machine.log, every=0.005)
+        wait_until(lambda: self.machine.get("/readyz")[0] == 200, 120, self.machine.log, every=0.02)
         return took | {"ready": time.monotonic() - begin}
 
     def remove(self):

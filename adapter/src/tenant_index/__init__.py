@@ -13,5 +13,6 @@ commits or rolls back the one, does it to the other. The format is the contract 
     rules       what may be recorded: functions, pragmas, tables
     sqltext     the little that has to be read from the text itself
     values      values as SQLite binds them, and as JSON
+    warm        loads the app's libraries early, and waits for tenant-init's word
     autoload    imported when the interpreter starts, by tenant_index.pth
 """
