@@ -288,6 +288,12 @@ impl Ledger {
         self.select(|entry| entry.wanted == Wanted::Absent && !entry.seen)
     }
 
+    /// Names that must be empty in the bucket and may not be at `now`: before an rclone lists it.
+    #[must_use]
+    pub fn absent(&self, now: Timestamp) -> Vec<(String, Entry)> {
+        self.select(|entry| entry.wanted == Wanted::Absent && (!entry.seen || entry.risk > now))
+    }
+
     /// Everything of which nobody has said yet that the bucket has it as it was left here.
     #[must_use]
     pub fn unsettled(&self) -> Vec<String> {

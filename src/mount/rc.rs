@@ -173,12 +173,24 @@ impl Rc {
     /// # Errors
     /// See [`RcError`]; also refused when the directory is not known.
     pub async fn refresh(&self, dir: &str, timeout: Duration) -> Result<(), RcError> {
-        let call = "vfs/refresh";
         let arguments = if dir.is_empty() {
             json!({})
         } else {
             json!({ "dir": dir })
         };
+        self.refreshed(arguments, timeout).await
+    }
+
+    /// Reads all directories from the bucket, in one listing. What is changed while it runs may be missing afterwards.
+    ///
+    /// # Errors
+    /// See [`RcError`]. After [`RcError::Silent`] it goes on.
+    pub async fn refresh_all(&self, timeout: Duration) -> Result<(), RcError> {
+        self.refreshed(json!({ "recursive": "true" }), timeout).await
+    }
+
+    async fn refreshed(&self, arguments: Value, timeout: Duration) -> Result<(), RcError> {
+        let call = "vfs/refresh";
         let answer = self.call::<Value>(call, arguments, timeout).await?;
         match answer
             .get("result")

@@ -64,7 +64,7 @@ pub async fn all(shared: &Shared) {
 /// Deletions, before an rclone lists the bucket: what it forgot would be seen again.
 pub async fn deletions(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
-        audit(shared, &tenant, tenant.ledger.deletions(), Duration::ZERO).await;
+        audit(shared, &tenant, tenant.ledger.absent(Timestamp::now()), Duration::ZERO).await;
     }
 }
 

@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
@@ -50,6 +50,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Folders that rclone has to read again, and since when.
     pub stale_folders: RefCell<BTreeMap<String, Instant>>,
+    /// How long the first listing of the bucket took.
+    pub listing_took: SetOnce<Duration>,
     /// How this machine's own changes were seen in the bucket since the last listing of it.
     pub own_changes: RefCell<OwnChanges>,
     /// The ledger is being compared with the bucket.
@@ -114,6 +116,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             stale_folders: RefCell::default(),
+            listing_took: SetOnce::new(),
             own_changes: RefCell::default(),
             auditing: Cell::default(),
             audit_failed: Cell::default(),

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
 use crate::core::pressure::LEAST_RESERVE;
+use crate::exit::Exit;
 use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{application, auditing};
+use crate::supervise::{application, auditing, relisting};
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -67,6 +68,9 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     // The bucket may have come back only now. Nobody has looked at the mount yet.
     auditing::deletions_in_time(shared).await;
+    relisting::read_all(shared, &session, deadline)
+        .await
+        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     tracing::info!(
         event = "mount_ready",
         milliseconds = took.as_millis() as u64,

@@ -105,7 +105,7 @@ pub async fn prepare(shared: Rc<Shared>) {
     shared.send(Event::Prepared(result));
 }
 
-async fn examine(shared: &Shared) -> Result<(Tenant, Prepared, Listing), Failure> {
+async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Failure> {
     let config = &shared.config;
     let bundle = match &shared.keys {
         Keys::Given(bundle) => (**bundle).clone(),
@@ -123,7 +123,7 @@ async fn examine(shared: &Shared) -> Result<(Tenant, Prepared, Listing), Failure
     );
     let bucket = Bucket::connect(&bundle.storage, Timeouts::REPEATED)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
-    let listing = relisting::first(&bucket);
+    let listing = relisting::first(shared, &bucket);
     let remote = bundle
         .index
         .as_ref()

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use crate::mount::{RcError, Session};
 use crate::storage::{Bucket, Folders, StorageError};
 use crate::supervise::auditing;
 use crate::supervise::effects::Shared;
@@ -19,13 +20,51 @@ use crate::supervise::effects::Shared;
 /// A large bucket is listed less often: this long for each request that it takes.
 const PER_REQUEST: Duration = Duration::from_secs(3);
 
+/// A bucket that is listed in this time is small: some thousand files for each 100 ms that a request takes.
+const SMALL: Duration = Duration::from_secs(2);
+/// A start waits this long to learn that.
+const LISTING_PATIENCE: Duration = Duration::from_millis(500);
+
 /// A listing under way.
 pub type Listing = JoinHandle<Result<(Folders, u32), StorageError>>;
 
 /// Begins the first listing, as early as the bucket is known.
-pub fn first(bucket: &Bucket) -> Listing {
-    let bucket = bucket.clone();
-    tokio::task::spawn_local(async move { bucket.folders().await })
+pub fn first(shared: &Rc<Shared>, bucket: &Bucket) -> Listing {
+    let (shared, bucket) = (Rc::clone(shared), bucket.clone());
+    tokio::task::spawn_local(async move {
+        let began = Instant::now();
+        let listed = bucket.folders().await;
+        if listed.is_ok() {
+            // Set already when the tenant is prepared a second time.
+            let _ = shared.listing_took.set(began.elapsed());
+        }
+        listed
+    })
+}
+
+/// Has rclone read all folders before the app may look, when the bucket is small enough for that: no folder has to be read
+/// later, one after the other, or in an outage. (On nfs a file in a folder that cannot be read counts as absent.) Only with
+/// nothing to upload: what an upload adds to a folder meanwhile may be lost to it.
+///
+/// # Errors
+/// When rclone does not answer by `deadline`.
+pub async fn read_all(shared: &Shared, session: &Session, deadline: Instant) -> Result<(), RcError> {
+    let took = tokio::time::timeout(LISTING_PATIENCE, shared.listing_took.wait()).await;
+    if !took.is_ok_and(|took| *took <= SMALL) || !session.queue().await?.is_empty() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let read = session.refresh_all(deadline.into()).await;
+    tracing::debug!(
+        event = "folders_read",
+        milliseconds = began.elapsed().as_millis() as u64,
+        "rclone has read all folders: {read:?}"
+    );
+    match read {
+        Err(error @ RcError::Silent { .. }) => Err(error),
+        // The bucket failed: what is looked at is read then.
+        _ => Ok(()),
+    }
 }
 
 /// Runs to the end of the process.

@@ -81,3 +81,17 @@ def test_own_changes_make_nobody_read_a_folder_again(tenant, s3_server, network)
     s3_server.put("folder/own.md", "theirs\n")
     wait_until(lambda: (folder / "own.md").read_text() == "theirs\n", 20)
     assert len(read_again(network)) > before
+
+
+def test_folders_that_nobody_has_looked_at_are_known_when_the_bucket_goes_away(make_tenant, s3_server, network):
+    """All of them are read at the start, in one listing."""
+    for name in ("a/one.md", "a/b/c/two.md", "three.md"):
+        s3_server.put(name, f"{name}\n")
+    tenant = make_tenant(s3_server, env={"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{network.port}"}).start().wait_ready()
+    network.refuse()
+    found = {os.path.relpath(os.path.join(folder, name), tenant.mount) for folder, _, names in os.walk(tenant.mount) for name in names}
+    assert found == {"a/one.md", "a/b/c/two.md", "three.md"}
+    assert (tenant.mount / "a/b/c/two.md").stat().st_size == len("a/b/c/two.md\n")
+    assert not (tenant.mount / "a/none.md").exists()
+    network.ok()
+    assert tenant.stop().code == 0

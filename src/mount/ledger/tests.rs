@@ -143,6 +143,17 @@ fn what_was_seen_in_the_bucket_is_not_sent_again_by_the_next_start() {
     let again = Ledger::load(cache.path(), "notes");
     assert_eq!(again.unproven(now), ["a.md"], "that try may still arrive");
     assert!(again.unproven(now + RISK).is_empty() && again.unsettled().is_empty());
+    // A deletion, too: what is to come may be there before the next rclone lists the bucket.
+    ledger.note("vfs cache: upload canceled", Some("b.md"), now);
+    ledger.note(REMOVED, Some("b.md"), now);
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.settle(&name, &entry, now);
+    let again = Ledger::load(cache.path(), "notes");
+    assert_eq!(
+        (names(again.absent(now)), names(again.deletions())),
+        (vec!["b.md".to_owned()], vec![])
+    );
+    assert!(again.absent(now + RISK).is_empty());
 }
 
 #[test]
