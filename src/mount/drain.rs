@@ -119,15 +119,6 @@ impl Session {
         self.0.rc.refresh(dir, Duration::from_secs(30)).await
     }
 
-    /// Reads all directories from the bucket. Only while nobody changes anything: that may be missing afterwards.
-    ///
-    /// # Errors
-    /// When rclone does not answer by `deadline` (then it goes on, and must not be used any more), or the bucket fails.
-    pub async fn refresh_all(&self, deadline: Instant) -> Result<(), RcError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.0.rc.refresh_all(left).await
-    }
-
     /// syncfs on the mount, in a child process: what programs wrote without fsync reaches rclone's cache.
     ///
     /// # Errors

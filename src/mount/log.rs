@@ -74,10 +74,11 @@ impl LogTail {
         self.with(|tail| tail.upload_failure.clone())
     }
 
-    /// Waits for a rename of a file to fail; the name it was to get, and why. Cancel safe.
-    pub(super) async fn failed_rename(&self) -> String {
+    /// Waits for a rename of a file to fail, for a reason that contains `reason`; the name it was to get, and why. Cancel safe.
+    pub(super) async fn failed_rename(&self, reason: &str) -> String {
         let mut failed = self.failed_rename.subscribe();
-        match failed.wait_for(Option::is_some).await {
+        let such = |words: &Option<String>| words.as_ref().is_some_and(|words| words.contains(reason));
+        match failed.wait_for(such).await {
             Ok(words) => words.clone().unwrap_or_default(),
             // It is part of what is borrowed here.
             Err(_) => std::future::pending().await,

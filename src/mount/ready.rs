@@ -11,7 +11,7 @@ use super::error::MountError;
 use super::mountinfo::{self, Kind as Whose};
 use super::probe::Kind;
 use super::prober::ProbeError;
-use super::rc::StorageFault;
+use super::rc::{RcError, StorageFault};
 use super::session::{Inner, Session};
 use crate::exit::Exit;
 
@@ -130,12 +130,13 @@ impl NotReady {
 }
 
 impl Session {
-    /// Waits until the mount is ready; returns the time since [`Session::launch`] began.
+    /// Waits until the mount is ready; returns the time since [`Session::launch`] began. When `small` says that the bucket is,
+    /// rclone reads all its folders first.
     ///
     /// # Errors
     /// As soon as it is known that it will not be, at the latest at `deadline`. The mounter is left running.
-    pub async fn ready(&self, deadline: Instant) -> Result<Duration, NotReady> {
-        self.unless_exited(self.0.become_ready(deadline)).await?;
+    pub async fn ready(&self, small: impl Future<Output = bool>, deadline: Instant) -> Result<Duration, NotReady> {
+        self.unless_exited(self.0.become_ready(small, deadline)).await?;
         self.0.has_taken_up();
         Ok(self.0.started.elapsed())
     }
@@ -159,8 +160,11 @@ impl Session {
     ///
     /// # Errors
     /// As for [`Session::reanswers`].
-    pub async fn rejoin(&self, deadline: Instant) -> Result<(), NotReady> {
+    pub async fn rejoin(&self, small: bool, deadline: Instant) -> Result<(), NotReady> {
         self.unless_exited(async {
+            if small {
+                self.0.reads_all(deadline).await?;
+            }
             self.0.adopts(deadline).await?;
             self.0.has_taken_up();
             self.0.join();
@@ -178,14 +182,40 @@ impl Session {
 }
 
 impl Inner {
-    async fn become_ready(&self, deadline: Instant) -> Result<(), NotReady> {
+    async fn become_ready(&self, small: impl Future<Output = bool>, deadline: Instant) -> Result<(), NotReady> {
         self.answers(deadline).await?;
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;
         self.barrier.close()?;
         self.has_cache(deadline).await?;
+        if small.await {
+            self.reads_all(deadline).await?;
+        }
         self.adopts(deadline).await?;
         self.probe(Kind::Look, "looking into the mount", deadline).await?;
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
+    }
+
+    /// All folders, before anybody looks: none has to be read later, one after the other, or in an outage. (On nfs a file in a
+    /// folder that cannot be read counts as absent.) Nobody may change anything meanwhile; uploads wait until unsent files are
+    /// taken up.
+    async fn reads_all(&self, deadline: Instant) -> Result<(), NotReady> {
+        let began = Instant::now();
+        let read = self.rc.refresh_all(deadline.saturating_duration_since(began)).await;
+        tracing::debug!(
+            event = "folders_read",
+            milliseconds = began.elapsed().as_millis() as u64,
+            "rclone has read all folders: {read:?}"
+        );
+        match read {
+            // It goes on, and what it reads will be older than what is done then.
+            Err(error @ RcError::Silent { .. }) => Err(NotReady::Late {
+                path: self.path.display().to_string(),
+                step: error.to_string(),
+                words: self.words(),
+            }),
+            // The bucket failed: what is looked at is read then.
+            _ => Ok(()),
+        }
     }
 
     /// A bucket that went away meanwhile is why it failed; if it is back, it is tried again.

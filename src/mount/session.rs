@@ -138,6 +138,9 @@ impl Inner {
     }
 }
 
+/// rclone's word for a copy in the bucket that is not as long as its source, or has another sum.
+const COPY_GONE_WRONG: &str = "corrupted on transfer";
+
 impl Session {
     /// Starts rclone for `plan` on what `claim` holds. Returns as soon as the process runs; see [`Session::ready`].
     ///
@@ -383,14 +386,16 @@ impl Session {
         status.unwrap_or_else(|| ExitStatus::from_raw(0xff00))
     }
 
-    /// Waits until rclone is not to be trusted with its files any more: on FUSE, when a rename has failed. It finds the file under
-    /// its old name then, takes it for one of the new name, and would store there what is written to it. (On NFS the guard puts
-    /// that right.) Says what happened, in words. Cancel safe.
+    /// Waits until rclone is not to be trusted with its files any more: when a rename has failed. It finds the file under its
+    /// old name then, takes it for one of the new name, and would store there what is written to it. On NFS the guard puts
+    /// that right; but not when the rename has met an upload in the bucket: then what was uploaded can be gone, and one file
+    /// stand under both names. Says what happened, in words. Cancel safe.
     pub async fn crooked(&self) -> String {
-        match self.0.driver {
-            Driver::Fuse => self.0.log.failed_rename().await,
-            Driver::Nfs => std::future::pending().await,
-        }
+        let reason = match self.0.driver {
+            Driver::Fuse => "",
+            Driver::Nfs => COPY_GONE_WRONG,
+        };
+        self.0.log.failed_rename(reason).await
     }
 
     /// Ends rclone: TERM to its group, KILL after `limit`; then removes the key's file and the socket. rclone drops its

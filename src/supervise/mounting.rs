@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
 use crate::core::pressure::LEAST_RESERVE;
-use crate::exit::Exit;
 use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
@@ -63,14 +62,11 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     count_anew(shared);
     shared.send(Event::Mount(MountEvent::Launched { pid: session.pid() }));
     let took = session
-        .ready(deadline.into())
+        .ready(relisting::is_small(shared), deadline.into())
         .await
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     // The bucket may have come back only now. Nobody has looked at the mount yet.
     auditing::deletions_in_time(shared).await;
-    relisting::read_all(shared, &session, deadline)
-        .await
-        .map_err(|error| Failure::new(Exit::Unavailable, error.to_string()))?;
     tracing::info!(
         event = "mount_ready",
         milliseconds = took.as_millis() as u64,
@@ -155,7 +151,10 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
     let answered = began.elapsed();
     auditing::deletions(shared).await;
     let settled = began.elapsed();
-    session.rejoin(deadline.into()).await.map_err(not_ready)?;
+    session
+        .rejoin(relisting::is_tiny(shared), deadline.into())
+        .await
+        .map_err(not_ready)?;
     tracing::info!(
         event = "mount_rejoined",
         answered_ms = answered.as_millis() as u64,

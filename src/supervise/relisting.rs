@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::mount::{RcError, Session};
 use crate::storage::{Bucket, Folders, StorageError};
 use crate::supervise::auditing;
 use crate::supervise::effects::Shared;
@@ -22,6 +21,8 @@ const PER_REQUEST: Duration = Duration::from_secs(3);
 
 /// A bucket that is listed in this time is small: some thousand files for each 100 ms that a request takes.
 const SMALL: Duration = Duration::from_secs(2);
+/// A new rclone behind the guard reads all folders if that takes no longer than this.
+const TINY: Duration = Duration::from_millis(300);
 /// A start waits this long to learn that.
 const LISTING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -42,29 +43,15 @@ pub fn first(shared: &Rc<Shared>, bucket: &Bucket) -> Listing {
     })
 }
 
-/// Has rclone read all folders before the app may look, when the bucket is small enough for that: no folder has to be read
-/// later, one after the other, or in an outage. (On nfs a file in a folder that cannot be read counts as absent.) Only with
-/// nothing to upload: what an upload adds to a folder meanwhile may be lost to it.
-///
-/// # Errors
-/// When rclone does not answer by `deadline`.
-pub async fn read_all(shared: &Shared, session: &Session, deadline: Instant) -> Result<(), RcError> {
+/// Is the bucket small enough for rclone to read all its folders before the app may look?
+pub async fn is_small(shared: &Shared) -> bool {
     let took = tokio::time::timeout(LISTING_PATIENCE, shared.listing_took.wait()).await;
-    if !took.is_ok_and(|took| *took <= SMALL) || !session.queue().await?.is_empty() {
-        return Ok(());
-    }
-    let began = Instant::now();
-    let read = session.refresh_all(deadline.into()).await;
-    tracing::debug!(
-        event = "folders_read",
-        milliseconds = began.elapsed().as_millis() as u64,
-        "rclone has read all folders: {read:?}"
-    );
-    match read {
-        Err(error @ RcError::Silent { .. }) => Err(error),
-        // The bucket failed: what is looked at is read then.
-        _ => Ok(()),
-    }
+    took.is_ok_and(|took| *took <= SMALL)
+}
+
+/// … while the app waits?
+pub fn is_tiny(shared: &Shared) -> bool {
+    shared.listing_took.get().is_some_and(|took| *took <= TINY)
 }
 
 /// Runs to the end of the process.

@@ -273,7 +273,7 @@ async fn the_bare_directory_is_never_writable() {
     let write = || fs::write(world.path().join("lost.md"), "x").map_err(|error| error.raw_os_error());
     assert_eq!(write(), Err(Some(libc::EROFS)), "before the mount");
     let session = world.launch(&claim).await;
-    session.ready(deadline()).await.unwrap();
+    session.ready(async { true }, deadline()).await.unwrap();
     assert_eq!(write(), Ok(()), "on the mount");
     session.drain(|_| {}, deadline()).await.unwrap();
     session.unmount(PATIENCE).await.unwrap();
@@ -422,7 +422,7 @@ async fn a_restart_after_a_rotated_key_keeps_unsent_files() {
     world.use_port(old);
     world.start_storage();
     let session = world.launch(&claim).await;
-    session.ready(deadline()).await.unwrap();
+    session.ready(async { true }, deadline()).await.unwrap();
     session.drain(|_| {}, deadline()).await.unwrap();
     assert_eq!(world.objects(), [("a.md".to_owned(), "before".to_owned())]);
 }

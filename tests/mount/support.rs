@@ -143,7 +143,7 @@ impl World {
     pub async fn up(&self) -> (Claim, Session) {
         let claim = self.claim().await.unwrap();
         let session = self.launch(&claim).await;
-        session.ready(Instant::now() + PATIENCE).await.unwrap();
+        session.ready(async { true }, Instant::now() + PATIENCE).await.unwrap();
         (claim, session)
     }
 
@@ -151,7 +151,7 @@ impl World {
     pub async fn refusal(&self, storage: Storage, limit: Duration) -> NotReady {
         let claim = self.claim().await.unwrap();
         let session = self.launch_with(&claim, storage).await;
-        let refusal = session.ready(Instant::now() + limit).await.unwrap_err();
+        let refusal = session.ready(async { true }, Instant::now() + limit).await.unwrap_err();
         session.unmount(PATIENCE).await.unwrap();
         session.terminate(PATIENCE).await;
         claim.release().await.unwrap();

@@ -27,6 +27,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Pause before the second attempt to connect; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Before a rename that failed is answered: time in which it can be learned from rclone's log that this rclone has to be replaced
+/// (`Session::crooked`). Until then it takes one file for another.
+const SECOND_THOUGHT: Duration = Duration::from_millis(50);
 
 pub(super) struct Path {
     id: u64,
@@ -193,6 +196,9 @@ impl Path {
         let outcome = self.settle(exchange, call, outcome).await?;
         if procedure.name == "rename" && outcome != Outcome::Ok {
             self.straighten(exchange, call).await?;
+            if outcome == Outcome::Failed(nfsstat3::NFS3ERR_IO) {
+                sleep(SECOND_THOUGHT).await;
+            }
         }
         translate(&mut self.reply, &call.plan, &call.record, &mut exchange.nodes(), epoch);
         Ok(outcome)
