@@ -19,6 +19,23 @@ suite() {
         say "== $name: FAILED after $((SECONDS - start)) s"
     fi
 }
+# background NAME COMMAND…: its output is $logs/NAME. Its status goes to a file: the shell forgets that of a process whose number has
+# been used again, and the suites make many processes.
+background() {
+    local name=$1
+    shift
+    {
+        set +e
+        (set -e && "$@") >"$logs/$name" 2>&1
+        echo "$?" >"$logs/$name-status"
+    } &
+    echo "$!" >"$logs/$name-pid"
+}
+# The status of what was started so, when it has ended.
+ended() {
+    wait "$(cat "$logs/$1-pid")" 2>/dev/null || true
+    return "$(cat "$logs/$1-status" || echo 1)"
+}
 # Everything that is only fetched; the binary goes into the image later.
 prepare() {
     need_packages podman buildah runc fuse3 iproute2 debootstrap shellcheck tini dumb-init
@@ -28,26 +45,24 @@ prepare() {
 }
 
 say "fetching parts in the background: $CACHE"
-prepare >"$logs/prepare" 2>&1 &
-preparing=$!
+background prepare prepare
 
 suite "unit tests" cargo test --release --locked --quiet
 suite "build" scripts/build.sh
 ((${#failed[@]} == 0)) || die "stopping here: ${failed[*]} failed"
-wait "$preparing" || { cat "$logs/prepare" >&2; die "a part could not be fetched, see above"; }
+ended prepare || { cat "$logs/prepare" >&2; die "a part could not be fetched, see above"; }
 grep -h ': done in ' "$logs/prepare" >&2 || true
 suite "image" scripts/image.sh
 ((${#failed[@]} == 0)) || die "stopping here: the image could not be built"
 
-scripts/pytest.sh vm >"$logs/vm" 2>&1 &
-machine=$!
+background vm scripts/pytest.sh vm
 suite "format, clippy, shellcheck" scripts/check.sh
 suite "tests of the adapter" scripts/pytest.sh adapter
 suite "tests on this machine" scripts/pytest.sh host
 suite "tests in containers" scripts/pytest.sh container
 finish_vm() {
     local status=0
-    wait "$machine" || status=$?
+    ended vm || status=$?
     cat "$logs/vm"
     return "$status"
 }
