@@ -19,7 +19,7 @@ use crate::supervise::effects::Shared;
 /// A large bucket is listed less often: this long for each request that it takes.
 const PER_REQUEST: Duration = Duration::from_secs(3);
 
-/// A bucket that is listed in this time is small: some thousand files for each 100 ms that a request takes.
+/// A bucket that is listed in this time is small. (A request is for a thousand files.)
 const SMALL: Duration = Duration::from_secs(2);
 /// A new rclone behind the guard reads all folders if that takes no longer than this.
 const TINY: Duration = Duration::from_millis(300);

@@ -52,13 +52,6 @@ def uploading(tenant, network, text):
     return upload
 
 
-def settled(tenant, name):
-    """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
-    lines = [json.loads(line) for line in (tenant.cache / "ledger-notes.jsonl").read_text().splitlines()]
-    last = [line for line in lines if line["name"] == name][-1:]
-    return bool(last) and "wanted" not in last[0]
-
-
 def test_an_upload_that_arrives_after_a_newer_one_does_not_stay(tenant, s3_server, network):
     old = uploading(tenant, network, "old\n")
     (tenant.mount / "note.md").write_text("the newer one\n")
@@ -100,7 +93,7 @@ def test_a_stored_file_renamed_over_one_that_is_being_uploaded_replaces_it(tenan
 def test_what_an_upload_overwrote_is_put_right_only_after_rclone_has_verified_that_upload(tenant, s3_server, network):
     """It would take the sizes for a copy gone wrong, and the object away. (Found by a storm.)"""
     (tenant.mount / "stored.md").write_text("the one to keep\n")
-    wait_until(lambda: settled(tenant, "stored.md"), 20)
+    wait_until(lambda: tenant.settled("stored.md"), 20)
     upload = uploading(tenant, network, "replaced\n")
     os.replace(tenant.mount / "stored.md", tenant.mount / "note.md")
     check = network.hold_next(b"HEAD /notes/note.md", b"rclone/")
@@ -176,7 +169,7 @@ def test_a_file_that_a_failed_rename_takes_out_of_the_bucket_late_is_put_back(te
 def test_a_file_whose_rename_failed_is_stored_under_the_name_it_kept(tenant, s3_server, network):
     """rclone would take it for the new name from then on. (nfs: tests/vm/test_rename.py)"""
     (tenant.mount / "stored.md").write_text("before\n")
-    wait_until(lambda: settled(tenant, "stored.md"), 20)
+    wait_until(lambda: tenant.settled("stored.md"), 20)
     network.status(500)
     with pytest.raises(OSError) as failure:
         os.rename(tenant.mount / "stored.md", tenant.mount / "moved.md")
@@ -287,7 +280,7 @@ def test_what_was_seen_in_the_bucket_before_a_stop_is_not_sent_again_by_the_next
 def test_a_deletion_of_ours_that_arrives_late_takes_no_new_file_away(tenant, s3_server, network):
     """rclone forgets the object; tenant-init deletes it; the network keeps that request until the name is used again."""
     (tenant.mount / "note.md").write_text("old\n")
-    wait_until(lambda: settled(tenant, "note.md"), 20)
+    wait_until(lambda: tenant.settled("note.md"), 20)
     removal = network.hold_next(b"DELETE /notes/note.md", b"tenant-init/")
     (tenant.mount / "note.tmp").write_text("replaced\n")
     os.replace(tenant.mount / "note.tmp", tenant.mount / "note.md")
@@ -318,7 +311,7 @@ def test_a_file_that_is_deleted_while_it_is_restored_stays_deleted(tenant, s3_se
     restoring.deliver()
     # A store that knows conditions refuses it; this one may not.
     (tenant.mount / "other.md").write_text("time passes\n")
-    wait_until(lambda: settled(tenant, "other.md"), 20)
+    wait_until(lambda: tenant.settled("other.md"), 20)
     wait_contents(s3_server, {"other.md": "time passes\n"})
     assert os.listdir(tenant.mount) == ["other.md"]
     assert tenant.stop().code == 0
@@ -347,7 +340,7 @@ def test_a_deletion_that_the_bucket_refused_is_not_made_later(tenant, s3_server,
     """The program was told that the file is still there."""
     for name in ("kept.md", "other.md"):
         (tenant.mount / name).write_text("kept\n")
-    wait_until(lambda: settled(tenant, "kept.md") and settled(tenant, "other.md"), 20)
+    wait_until(lambda: tenant.settled("kept.md") and tenant.settled("other.md"), 20)
     network.status(500)
     with pytest.raises(OSError) as failure:
         (tenant.mount / "kept.md").unlink()

@@ -203,6 +203,12 @@ class Tenant:
         """File system types on the mount path, lowest first: barrier and mount while it lives, none before and after."""
         return mounted(self.mount)
 
+    def settled(self, name):
+        """Somebody has compared the file with the bucket: rclone, too, knows that it is there."""
+        lines = [json.loads(line) for line in (self.cache / "ledger-notes.jsonl").read_text().splitlines()]
+        last = [line for line in lines if line["name"] == name][-1:]
+        return bool(last) and "wanted" not in last[0]
+
     def supervisor_pid(self):
         """The guardian's child that runs `tenant-init supervise`."""
         for pid in children(self.process.pid):

@@ -3,7 +3,6 @@
     rename.py nfs|fuse
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -24,19 +23,12 @@ def contents():
     return {name: server.read(name) for name in server.objects()}
 
 
-def settled():
-    """rclone knows that the file is stored: somebody has compared it. Before, a rename is one in the cache only."""
-    lines = [json.loads(line) for line in (tenant.cache / "ledger-notes.jsonl").read_text().splitlines()]
-    last = [line for line in lines if line["name"] == "stored.md"][-1:]
-    return bool(last) and "wanted" not in last[0]
-
-
 try:
     tenant.wait_ready(60)
     emit("driver", driver=tenant.status()["services"]["mount"]["driver"])
     stored = tenant.mount / "stored.md"
     stored.write_text("before\n")
-    wait_until(settled, 30, lambda: str(contents()))
+    wait_until(lambda: tenant.settled("stored.md"), 30, lambda: str(contents()))
     server.kill()
     # In a process of its own, which may hang as long as it likes.
     rename = subprocess.run(["timeout", "100", "mv", "-T", stored, tenant.mount / "moved.md"], capture_output=True, text=True)

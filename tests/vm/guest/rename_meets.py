@@ -3,7 +3,6 @@
     rename_meets.py nfs|fuse [source]        source: an upload of the file that is renamed ends meanwhile
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -30,12 +29,6 @@ def contents():
     return {name: server.read(name) for name in server.objects()}
 
 
-def settled():
-    lines = [json.loads(line) for line in (tenant.cache / "ledger-notes.jsonl").read_text().splitlines()]
-    last = [line for line in lines if line["name"] == "stored.md"][-1:]
-    return bool(last) and "wanted" not in last[0]
-
-
 def rclone_queue():
     return rc.call(rc.socket_below(folder / "tenant/run"), "vfs/queue")["queue"]
 
@@ -48,7 +41,7 @@ try:
     tenant.wait_ready(60)
     emit("driver", driver=tenant.status()["services"]["mount"]["driver"])
     (tenant.mount / "stored.md").write_text(KEPT)
-    wait_until(settled, 30, lambda: str(contents()))
+    wait_until(lambda: tenant.settled("stored.md"), 30, lambda: str(contents()))
     kept = KEPT
     if "source" in sys.argv:
         kept = KEPT + "with one more line\n"
