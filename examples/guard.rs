@@ -98,7 +98,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let port = std::env::args().nth(1).ok_or("usage: guard UPSTREAM_PORT")?;
     let operations = Arc::new(Operations::default());
-    let guard = Guard::bind(Arc::clone(&operations) as Arc<dyn Observer>).await?;
+    let guard = Guard::bind(Arc::clone(&operations) as Arc<dyn Observer>, Arc::new(())).await?;
     let handle = guard.handle();
     println!("port {}", guard.port());
     std::thread::spawn(move || {

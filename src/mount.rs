@@ -34,6 +34,7 @@ mod prober;
 mod queue;
 mod rc;
 mod ready;
+mod renames;
 mod room;
 mod selftest;
 mod session;

@@ -19,15 +19,17 @@ pub fn path(cache_dir: &Path, bucket: &str, name: &str) -> PathBuf {
     cache_dir.join("vfs").join(REMOTE).join(bucket).join(name)
 }
 
+/// Where rclone describes its copies of the files of `bucket`.
+pub(super) fn metadata(cache_dir: &Path, bucket: &str) -> PathBuf {
+    cache_dir.join("vfsMeta").join(REMOTE).join(bucket)
+}
+
 /// What the cache has of the file `name` of `bucket`; with `md5` also the sum of its content. Blocks as long as it takes to read the file.
 ///
 /// # Errors
 /// When the cache cannot be read. A file that is not there, or changes meanwhile, is no error.
 pub fn cached(cache_dir: &Path, bucket: &str, name: &str, md5: bool) -> io::Result<Cached> {
-    let (file, meta) = (
-        path(cache_dir, bucket, name),
-        cache_dir.join("vfsMeta").join(REMOTE).join(bucket).join(name),
-    );
+    let (file, meta) = (path(cache_dir, bucket, name), metadata(cache_dir, bucket).join(name));
     let unsent = || Ok::<bool, io::Error>(read_meta(&meta)?.is_some_and(|meta| meta.dirty));
     let found = match fs::symlink_metadata(&file) {
         Ok(found) if found.is_file() => found,

@@ -1,6 +1,6 @@
 //! The NFS guard: a proxy for NFSv3 between the kernel's NFS client and the server in `rclone nfsmount`.
 //!
-//! rclone's server does four things that lose data or freeze the mount, and can't be told not to. The guard sits on a
+//! rclone's server does six things that lose data or freeze the mount, and can't be told not to. The guard sits on a
 //! loopback port of its own, to which the mount's options point the kernel, and mends them:
 //!
 //! * **Files are not emptied.** CREATE with mode UNCHECKED empties an existing file; it becomes GUARDED ([`call`]). Where
@@ -10,7 +10,7 @@
 //!   and replies go back as they come. Calls that change the same thing keep their order ([`order`]).
 //! * **A call is executed once**, although the kernel sends it again after 60 s or a reconnect ([`memory::Replies`]).
 //! * **An unmount does not end rclone**, which would drop its queue of uploads: MOUNT's UMNT is answered here.
-//!
+//! * **A rename does not meet an upload** of one of its files ([`rename`]).
 //! * **A file stays the same file** when it is renamed, and over a restart of rclone, whose handles and numbers do not.
 //!
 //! It also measures every operation, can refuse whatever modifies (lease lost, cache full), can hold all calls while
@@ -36,6 +36,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ mod peer;
 mod procedure;
 mod reach;
 mod record;
+mod rename;
 mod reply;
 mod translate;
 mod visit;
@@ -88,6 +90,30 @@ pub trait Observer: Send + Sync {
     }
 }
 
+/// What is waited for.
+pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What has to be known about rclone's uploads for a rename, which must not meet one.
+pub trait Uploads: Send + Sync {
+    /// Waits until a file (path in the bucket) may be renamed: until neither it nor what has the new name is uploaded or to be
+    /// uploaded, as far as that matters. `Err`: that takes too long, in words.
+    fn settled<'a>(&'a self, from: &'a str, to: &'a str) -> Waiting<'a, Result<(), String>>;
+
+    /// The last rename has failed for a reason that passes.
+    fn may_be_renamed_later(&self) -> bool;
+}
+
+/// Nothing is uploaded, and no rename is tried again.
+impl Uploads for () {
+    fn settled<'a>(&'a self, _: &'a str, _: &'a str) -> Waiting<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn may_be_renamed_later(&self) -> bool {
+        false
+    }
+}
+
 /// Why nothing may be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOnlyReason {
@@ -111,13 +137,13 @@ impl Guard {
     ///
     /// # Errors
     /// When there is no free port or no descriptor.
-    pub async fn bind(observer: Arc<dyn Observer>) -> io::Result<Self> {
+    pub async fn bind(observer: Arc<dyn Observer>, uploads: Arc<dyn Uploads>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let local = listener.local_addr()?;
         Ok(Self {
             listener,
             local,
-            exchange: Arc::new(Exchange::new(observer)),
+            exchange: Arc::new(Exchange::new(observer, uploads)),
             admit: peer::may_connect,
         })
     }

@@ -6,23 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::MountError;
-use super::guard::{Guard, Handle, Observer};
+use super::guard::{Guard, Handle, Observer, Uploads};
+use super::renames::Renames;
 
 /// A guard that serves one mount, over any number of rclones.
 pub(super) struct Link {
     port: u16,
     handle: Handle,
+    renames: Arc<Renames>,
 }
 
 impl Link {
     /// Starts a guard for the rclone that will listen on `upstream`.
-    pub(super) async fn open(observer: Arc<dyn Observer>, upstream: u16) -> Result<Link, MountError> {
-        let guard = Guard::bind(observer)
+    pub(super) async fn open(observer: Arc<dyn Observer>, renames: Renames, upstream: u16) -> Result<Link, MountError> {
+        let renames = Arc::new(renames);
+        let guard = Guard::bind(observer, Arc::clone(&renames) as Arc<dyn Uploads>)
             .await
             .map_err(|source| MountError::Port { source })?;
         let link = Link {
             port: guard.port(),
             handle: guard.handle(),
+            renames,
         };
         tokio::spawn(guard.run(address(upstream)));
         Ok(link)
@@ -56,6 +60,11 @@ impl Link {
     /// How long the oldest call has been waiting, when longer than `limit`.
     pub(super) fn stuck(&self, limit: Duration) -> Option<Duration> {
         self.handle.oldest().filter(|waiting| *waiting >= limit)
+    }
+
+    /// What the guard knows about renames.
+    pub(super) fn renames(&self) -> &Renames {
+        &self.renames
     }
 
     /// Controls the guard.

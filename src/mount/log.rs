@@ -28,8 +28,37 @@ const TAIL: usize = 8;
 pub struct LogTail {
     tail: Arc<Mutex<Tail>>,
     ledger: Ledger,
-    /// The last rename of a file that failed.
-    failed_rename: Arc<watch::Sender<Option<String>>>,
+    failed_rename: Arc<watch::Sender<Option<FailedRename>>>,
+}
+
+/// A rename of a file that failed.
+#[derive(Debug, Clone)]
+pub(super) struct FailedRename {
+    /// The name that it was to get (path in the bucket).
+    to: String,
+    why: String,
+    /// The attempt before, a moment ago, failed without an answer.
+    unanswered_before: bool,
+}
+
+impl FailedRename {
+    /// The copy in the bucket was not what rclone thinks that the file is (it had met an upload, or somebody else's change): it
+    /// may have taken the object away. Or the file is not there any more because an attempt before, whose answer was lost,
+    /// has moved it.
+    pub(super) fn leaves_files_mixed_up(&self) -> bool {
+        self.why.contains("corrupted on transfer") || (self.unanswered_before && self.why.contains("StatusCode: 404"))
+    }
+
+    /// The store, or the way to it, was at fault: no answer, an answer that says so, or too many requests.
+    fn passes(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "StatusCode: 0,",
+            "StatusCode: 5",
+            "StatusCode: 429",
+            "deadline exceeded",
+        ];
+        WORDS.iter().any(|word| self.why.contains(word))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,15 +103,22 @@ impl LogTail {
         self.with(|tail| tail.upload_failure.clone())
     }
 
-    /// Waits for a rename of a file to fail, for a reason that contains `reason`; the name it was to get, and why. Cancel safe.
-    pub(super) async fn failed_rename(&self, reason: &str) -> String {
+    /// Waits for a rename of a file to fail that `counts`; the name it was to get, and why. Cancel safe.
+    pub(super) async fn failed_rename(&self, counts: fn(&FailedRename) -> bool) -> String {
         let mut failed = self.failed_rename.subscribe();
-        let such = |words: &Option<String>| words.as_ref().is_some_and(|words| words.contains(reason));
-        match failed.wait_for(such).await {
-            Ok(words) => words.clone().unwrap_or_default(),
+        match failed.wait_for(|last| last.as_ref().is_some_and(counts)).await {
+            Ok(last) => last
+                .as_ref()
+                .map(|last| format!("{}: {}", last.to, last.why))
+                .unwrap_or_default(),
             // It is part of what is borrowed here.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Has the last rename that failed done so for a reason that passes?
+    pub(super) fn last_rename_may_succeed_later(&self) -> bool {
+        self.failed_rename.borrow().as_ref().is_some_and(FailedRename::passes)
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
@@ -93,7 +129,14 @@ impl LogTail {
         self.ledger
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
         if let (Some(why), Some(object)) = (line.message.strip_prefix("File.Rename error: "), &line.object) {
-            self.failed_rename.send_replace(Some(format!("{object}: {why}")));
+            self.failed_rename.send_modify(|last| {
+                let before = last.take().filter(|before| before.to == *object);
+                *last = Some(FailedRename {
+                    to: object.clone(),
+                    why: why.to_owned(),
+                    unanswered_before: before.is_some_and(|before| before.passes()),
+                });
+            });
         }
         self.with(|tail| {
             if let Some(why) = failed_upload(&line.message) {

@@ -32,12 +32,13 @@ use super::guard::{Handle, Observer};
 use super::health::Memory;
 use super::ledger::Ledger;
 use super::link::Link;
-use super::log::{self, LogTail};
+use super::log::{self, FailedRename, LogTail};
 use super::mend;
 use super::pending::{self, Pending};
 use super::prober::Prober;
 use super::queue::Tracker;
 use super::rc::Rc;
+use super::renames::Renames;
 use super::unmount::{self, Extent};
 use crate::config::Mount;
 use crate::core::event::Driver;
@@ -138,9 +139,6 @@ impl Inner {
     }
 }
 
-/// rclone's word for a copy in the bucket that is not as long as its source, or has another sum.
-const COPY_GONE_WRONG: &str = "corrupted on transfer";
-
 impl Session {
     /// Starts rclone for `plan` on what `claim` holds. Returns as soon as the process runs; see [`Session::ready`].
     ///
@@ -216,7 +214,10 @@ impl Session {
                 let port = Link::free_port()?;
                 let link = match present {
                     Some(link) => link,
-                    None => Arc::new(Link::open(Arc::clone(&plan.observer), port).await?),
+                    None => {
+                        let renames = Renames::new(&mount.cache_dir, &plan.storage.bucket);
+                        Arc::new(Link::open(Arc::clone(&plan.observer), renames, port).await?)
+                    }
                 };
                 let handles = fresh_handles(&mount.cache_dir)?;
                 (Some(link), Some(Served { port, handles }))
@@ -290,6 +291,9 @@ impl Session {
             path: run.socket.clone(),
             source: io::Error::other(error.to_string()),
         })?;
+        if let Some(link) = &link {
+            link.renames().follow(&rc, &log);
+        }
         let inner = Arc::new(Inner {
             driver: plan.driver,
             path: claim.path.clone(),
@@ -388,14 +392,13 @@ impl Session {
 
     /// Waits until rclone is not to be trusted with its files any more: when a rename has failed. It finds the file under its
     /// old name then, takes it for one of the new name, and would store there what is written to it. On NFS the guard puts
-    /// that right; but not when the rename has met an upload in the bucket: then what was uploaded can be gone, and one file
-    /// stand under both names. Says what happened, in words. Cancel safe.
+    /// that right; but not what [`FailedRename::leaves_files_mixed_up`]. Says what happened, in words. Cancel safe.
     pub async fn crooked(&self) -> String {
-        let reason = match self.0.driver {
-            Driver::Fuse => "",
-            Driver::Nfs => COPY_GONE_WRONG,
+        let counts: fn(&FailedRename) -> bool = match self.0.driver {
+            Driver::Fuse => |_| true,
+            Driver::Nfs => FailedRename::leaves_files_mixed_up,
         };
-        self.0.log.failed_rename(reason).await
+        self.0.log.failed_rename(counts).await
     }
 
     /// Ends rclone: TERM to its group, KILL after `limit`; then removes the key's file and the socket. rclone drops its

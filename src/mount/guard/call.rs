@@ -46,7 +46,7 @@ const UMNTALL: u32 = 4;
 /// makes two calls wait for each other.
 pub(super) type Key = u64;
 
-/// What one call must be alone on.
+/// What one call must be alone on, as far as the call itself says.
 pub(super) type Keys = [Option<Key>; 2];
 
 /// Recognises a retransmission: the transaction id and a digest of the procedure and its arguments.
@@ -183,7 +183,7 @@ fn look(xid: u32, mut cursor: Cursor<'_>) -> Result<Look, Malformed> {
     let plan = |procedure| Plan {
         identity,
         procedure,
-        keys: [None; 2],
+        keys: Keys::default(),
         entry: None,
         rewritten: None,
         objects: [None, None],
@@ -229,7 +229,7 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
         Scope::FreeObject => plan.objects[0] = handle(&mut cursor)?.1,
         Scope::Object => {
             let (key, object) = handle(&mut cursor)?;
-            plan.keys = [Some(key), None];
+            plan.keys[0] = Some(key);
             plan.objects[0] = object;
             if number == NFS_PROGRAM::NFSPROC3_SETATTR {
                 change = time_beside_size(&mut cursor)?.map(Change::KeepTime);
@@ -243,7 +243,7 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
         Scope::Entry => {
             let start = cursor.at();
             let (directory, entry, object) = entry(&mut cursor)?;
-            plan.keys = [Some(directory), None];
+            plan.keys[0] = Some(directory);
             plan.entry = Some(entry);
             plan.objects[0] = object;
             if number == NFS_PROGRAM::NFSPROC3_CREATE {
@@ -265,14 +265,14 @@ fn look_nfs(xid: u32, mut cursor: Cursor<'_>, number: NFS_PROGRAM, mut plan: Pla
         Scope::TwoEntries => {
             let (from, _, source) = entry(&mut cursor)?;
             let (to, entry, target) = entry(&mut cursor)?;
-            plan.keys = [Some(from), Some(to).filter(|to| *to != from)];
+            plan.keys = two(from, to);
             plan.entry = Some(entry);
             plan.objects = [source, target];
         }
         Scope::Link => {
             let (file, source) = handle(&mut cursor)?;
             let (directory, entry, target) = entry(&mut cursor)?;
-            plan.keys = [Some(file), Some(directory).filter(|directory| *directory != file)];
+            plan.keys = two(file, directory);
             plan.entry = Some(entry);
             plan.objects = [source, target];
         }
@@ -335,6 +335,10 @@ fn create_mode(cursor: &mut Cursor<'_>) -> Result<CreateMode, Malformed> {
     }
 }
 
+fn two(one: Key, other: Key) -> Keys {
+    [Some(one), Some(other).filter(|other| *other != one)]
+}
+
 /// Reads a handle: its key, and what it names if it may be one of ours.
 fn handle(cursor: &mut Cursor<'_>) -> Result<(Key, Option<Object>), Malformed> {
     // Behind the length.
@@ -345,7 +349,7 @@ fn handle(cursor: &mut Cursor<'_>) -> Result<(Key, Option<Object>), Malformed> {
         name: None,
         id: None,
     });
-    Ok((digest(bytes), object))
+    Ok((handle_key(bytes), object))
 }
 
 /// Reads `diropargs3`: the keys of the directory and of the entry in it, and the two as an object.
@@ -359,6 +363,11 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<(Key, Key, Option<Object>), Malforme
         ..object
     });
     Ok((key, digest(&(directory, name)), object))
+}
+
+/// The key of what has this handle.
+pub(super) fn handle_key(handle: &[u8]) -> Key {
+    digest(handle)
 }
 
 fn digest<T: Hash + ?Sized>(value: &T) -> u64 {

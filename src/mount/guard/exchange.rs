@@ -23,11 +23,11 @@ use super::call::{Identity, Key, Plan};
 use super::client::Client;
 use super::memory::{Absent, Replies};
 use super::nodes::Nodes;
-use super::order::{Order, Ticket};
-use super::procedure::{Effect, Procedure};
+use super::order::{Lines, Order, Ticket};
+use super::procedure::{Effect, Procedure, Scope};
 use super::record::MAX_RECORD;
 use super::reply::{self, Outcome};
-use super::{Observer, ReadOnlyReason, path};
+use super::{Observer, ReadOnlyReason, Uploads, path};
 
 /// Bytes of calls held at a time. A connection that would go over it is not read until there is room: the kernel's
 /// socket fills up and it waits.
@@ -52,6 +52,7 @@ pub(super) struct Call {
     pub(super) losses: u32,
     /// Whether the name in it (the first, where there are two) was known to exist when it came.
     pub(super) known: bool,
+    lines: Lines,
     ticket: Ticket,
     received: Instant,
     _room: OwnedSemaphorePermit,
@@ -106,6 +107,8 @@ struct State {
     ready: VecDeque<Call>,
     parked: HashMap<Ticket, Call>,
     order: Order,
+    /// Files that are being renamed, or are about to.
+    moving: Vec<Key>,
     waiting: HashMap<Identity, Waiting>,
     idle: Vec<Idle>,
     paths: usize,
@@ -122,6 +125,7 @@ pub(super) struct Exchange {
     /// May be locked while `state` is, not the other way round.
     nodes: Mutex<Nodes>,
     observer: Arc<dyn Observer>,
+    pub(super) uploads: Arc<dyn Uploads>,
     /// Where paths run: the handle may be used on any thread.
     runtime: runtime::Handle,
     pub(super) request_room: Arc<Semaphore>,
@@ -146,7 +150,7 @@ pub(super) fn permits(bytes: usize) -> u32 {
 
 impl Exchange {
     /// For use within a runtime.
-    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
+    pub(super) fn new(observer: Arc<dyn Observer>, uploads: Arc<dyn Uploads>) -> Self {
         Self {
             state: Mutex::new(State {
                 upstream: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -158,6 +162,7 @@ impl Exchange {
                 ready: VecDeque::new(),
                 parked: HashMap::new(),
                 order: Order::default(),
+                moving: Vec::new(),
                 waiting: HashMap::new(),
                 idle: Vec::new(),
                 paths: 0,
@@ -168,6 +173,7 @@ impl Exchange {
             }),
             nodes: Mutex::new(Nodes::new()),
             observer,
+            uploads,
             runtime: runtime::Handle::current(),
             request_room: Arc::new(Semaphore::new(permits(REQUEST_ROOM) as usize)),
             reply_room: Arc::new(Semaphore::new(permits(REPLY_ROOM) as usize)),
@@ -224,13 +230,18 @@ impl Exchange {
         if state.waiting.len() == 1 {
             self.calls.send_replace(true);
         }
-        let may_run = state.order.enter(ticket, plan.keys);
-        let known = self.nodes().recognise(&mut plan, &record);
+        let (known, named) = {
+            let nodes = self.nodes();
+            (nodes.recognise(&mut plan, &record), nodes.keys(&plan, &record))
+        };
+        let lines = state.line_up(&plan, named);
+        let may_run = state.order.enter(ticket, lines);
         let call = Call {
             record,
             plan,
             losses: 0,
             known,
+            lines,
             ticket,
             received,
             _room: room,
@@ -312,9 +323,14 @@ impl Exchange {
         if state.waiting.is_empty() {
             self.calls.send_replace(false);
         }
-        for next in state.order.leave(call.ticket, call.plan.keys).into_iter().flatten() {
+        if call.plan.procedure.scope == Scope::TwoEntries
+            && let Some(moved) = state.moving.iter().position(|key| Some(*key) == call.lines[2])
+        {
+            state.moving.swap_remove(moved);
+        }
+        for next in state.order.leave(call.ticket, call.lines).into_iter().flatten() {
             if let Some(parked) = state.parked.remove(&next) {
-                if state.order.may_run(next, parked.plan.keys) {
+                if state.order.may_run(next, parked.lines) {
                     state.ready.push_back(parked);
                 } else {
                     state.parked.insert(next, parked);
@@ -443,6 +459,13 @@ impl Exchange {
         }
     }
 
+    /// A call waits, and it is not rclone that it waits for.
+    pub(super) fn excuse(&self, call: &Call) {
+        if let Some(waiting) = self.state().waiting.get_mut(&call.plan.identity) {
+            waiting.since = Instant::now();
+        }
+    }
+
     // What the handle does.
 
     pub(super) fn set_upstream(self: &Arc<Self>, upstream: SocketAddr) {
@@ -527,6 +550,18 @@ impl State {
     fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// The lines that a call must be first in; see [`Order`]. `named`: what it names.
+    fn line_up(&mut self, plan: &Plan, named: [Option<Key>; 2]) -> Lines {
+        let ([one, other], [first, second]) = (plan.keys, named);
+        if plan.procedure.scope == Scope::TwoEntries {
+            self.moving.extend(first);
+            [one, other, first, second.filter(|_| second != first)]
+        } else {
+            let moving = !plan.procedure.modifies() && first.is_some_and(|key| self.moving.contains(&key));
+            [one, other, first.filter(|_| moving && first != one), None]
+        }
     }
 
     fn refusal(&self, procedure: &Procedure) -> Option<nfsstat3> {

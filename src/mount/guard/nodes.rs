@@ -191,12 +191,25 @@ impl Nodes {
         }
     }
 
-    /// Whether a name is known in a directory.
-    pub(super) fn knows(&self, directory: Id, name: &[u8]) -> bool {
-        self.find(directory, name).is_some()
+    pub(super) fn is_directory(&self, id: Id) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.kind == DIRECTORY)
     }
 
-    fn find(&self, directory: Id, name: &[u8]) -> Option<Id> {
+    /// The path in the bucket of `name` in `directory`; as rclone writes a name that is not UTF-8.
+    pub(super) fn path(&self, directory: Id, name: &[u8]) -> Option<String> {
+        let mut names = vec![String::from_utf8_lossy(name)];
+        let mut at = directory;
+        while at != ROOT {
+            let node = self.nodes.get(&at)?;
+            names.push(String::from_utf8_lossy(&node.name));
+            at = node.parent;
+        }
+        names.reverse();
+        Some(names.join("/"))
+    }
+
+    /// The node of a name in a directory, if it is known.
+    pub(super) fn find(&self, directory: Id, name: &[u8]) -> Option<Id> {
         match name {
             b"." => Some(directory),
             b".." if directory == ROOT => Some(ROOT),
@@ -407,7 +420,7 @@ mod tests {
         nodes.renamed((ROOT, b"a.tmp"), (ROOT, b"a.md"));
         assert_eq!(nodes.learn(ROOT, b"a.md", Some(FILE)), Some(fresh));
         assert_eq!(nodes.route(old), Route::Gone);
-        assert!(!nodes.knows(ROOT, b"a.tmp"));
+        assert!(nodes.find(ROOT, b"a.tmp").is_none());
         assert_eq!(
             names(nodes.route(fresh)).1,
             ["a.md"],
@@ -475,8 +488,12 @@ mod tests {
         }
         assert_eq!(nodes.len(), 100);
         assert!(nodes.ages.len() < 2000 && nodes.entries.len() == 99);
-        assert!(nodes.knows(folder, b"first") && nodes.knows(folder, b"999") && nodes.knows(ROOT, b"folder"));
-        assert!(!nodes.knows(folder, b"0"));
+        assert!(
+            nodes.find(folder, b"first").is_some()
+                && nodes.find(folder, b"999").is_some()
+                && nodes.find(ROOT, b"folder").is_some()
+        );
+        assert!(nodes.find(folder, b"0").is_none());
     }
 
     #[test]

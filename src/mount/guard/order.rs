@@ -13,11 +13,20 @@
 //! * A call that lost its connection is sent again, which must not happen after later ones of the same file.
 //!
 //! So calls that modify join a line for each file or directory they name and run when they are first in all of them.
-//! Reads never wait. In rclone's own server every call waits for every other on its connection, so this is never slower.
+//!
+//! A RENAME also joins the lines of the file itself and of the one that it replaces, and it alone is waited for by reads of the
+//! file: from its beginning rclone (1.75.2) takes that for one of the new name, so what is read or written meanwhile is the other
+//! file's, and being opened puts it in the directory under that name as well. It stays there if the rename fails. (Found by
+//! storms: one file under both names.)
+//!
+//! Other reads never wait. In rclone's own server every call waits for every other on its connection, so this is never slower.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::call::{Key, Keys};
+use super::call::Key;
+
+/// The lines that one call is in: what it names, and for a RENAME also the two files.
+pub(super) type Lines = [Option<Key>; 4];
 
 /// A call's number, rising in the order of arrival.
 pub(super) type Ticket = u64;
@@ -30,7 +39,7 @@ pub(super) struct Order {
 
 impl Order {
     /// Joins the lines of `keys`. True when the call may run at once.
-    pub(super) fn enter(&mut self, ticket: Ticket, keys: Keys) -> bool {
+    pub(super) fn enter(&mut self, ticket: Ticket, keys: Lines) -> bool {
         for key in keys.into_iter().flatten() {
             self.lines.entry(key).or_default().push_back(ticket);
         }
@@ -38,7 +47,7 @@ impl Order {
     }
 
     /// Whether the call is first in each of its lines.
-    pub(super) fn may_run(&self, ticket: Ticket, keys: Keys) -> bool {
+    pub(super) fn may_run(&self, ticket: Ticket, keys: Lines) -> bool {
         keys.iter()
             .flatten()
             .all(|key| self.lines.get(key).and_then(VecDeque::front) == Some(&ticket))
@@ -46,7 +55,7 @@ impl Order {
 
     /// Leaves the lines of `keys`. Returns the calls that are first in one of them now; each may run if
     /// [`Order::may_run`] says so.
-    pub(super) fn leave(&mut self, ticket: Ticket, keys: Keys) -> [Option<Ticket>; 2] {
+    pub(super) fn leave(&mut self, ticket: Ticket, keys: Lines) -> [Option<Ticket>; 4] {
         keys.map(|key| {
             let line = self.lines.get_mut(&key?)?;
             line.retain(|waiting| *waiting != ticket);
@@ -76,7 +85,7 @@ mod tests {
             picks in prop::collection::vec(any::<prop::sample::Index>(), 40),
         ) {
             let mut order = Order::default();
-            let calls: BTreeMap<Ticket, Keys> = (0..).zip(calls.iter().map(|(a, b)| [*a, *b])).collect();
+            let calls: BTreeMap<Ticket, Lines> = (0..).zip(calls.iter().map(|(a, b)| [*a, *b, None, None])).collect();
             let mut running: Vec<Ticket> = Vec::new();
             let mut started: Vec<Ticket> = Vec::new();
             for (ticket, keys) in &calls {

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::buffers::LARGE;
 use super::exchange::{Call, Exchange, Fate, Next, closed, permits};
-use super::procedure::Procedure;
+use super::procedure::{Procedure, Scope};
 use super::record::{MARK, RecordReader};
 use super::reply::{self, Outcome};
 use super::translate::translate;
@@ -27,9 +27,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Pause before the second attempt to connect; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// Before a rename that failed is answered: time in which it can be learned from rclone's log that this rclone has to be replaced
-/// (`Session::crooked`). Until then it takes one file for another.
-const SECOND_THOUGHT: Duration = Duration::from_millis(50);
 
 pub(super) struct Path {
     id: u64,
@@ -179,8 +176,19 @@ impl Path {
 
     /// Sends the call and leaves what the kernel is to get in `self.reply`.
     async fn transact(&mut self, exchange: &Exchange, call: &mut Call) -> io::Result<Outcome> {
-        let (xid, procedure) = (call.plan.identity.0, call.plan.procedure);
         let epoch = exchange.nodes().epoch();
+        let outcome = if call.plan.procedure.scope == Scope::TwoEntries {
+            self.rename(exchange, call).await?
+        } else {
+            self.execute(exchange, call).await?
+        };
+        translate(&mut self.reply, &call.plan, &call.record, &mut exchange.nodes(), epoch);
+        Ok(outcome)
+    }
+
+    /// Has the call executed, and takes the reply for what it means.
+    pub(super) async fn execute(&mut self, exchange: &Exchange, call: &mut Call) -> io::Result<Outcome> {
+        let (xid, procedure) = (call.plan.identity.0, call.plan.procedure);
         let mut again = false;
         let outcome = loop {
             if let Err(status) = self.address(exchange, call).await? {
@@ -193,15 +201,7 @@ impl Path {
             }
             again = true;
         };
-        let outcome = self.settle(exchange, call, outcome).await?;
-        if procedure.name == "rename" && outcome != Outcome::Ok {
-            self.straighten(exchange, call).await?;
-            if outcome == Outcome::Failed(nfsstat3::NFS3ERR_IO) {
-                sleep(SECOND_THOUGHT).await;
-            }
-        }
-        translate(&mut self.reply, &call.plan, &call.record, &mut exchange.nodes(), epoch);
-        Ok(outcome)
+        self.settle(exchange, call, outcome).await
     }
 
     /// One call there, one reply back, in `self.reply`.

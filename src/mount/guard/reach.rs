@@ -6,14 +6,14 @@ use std::io;
 
 use nfs3_types::mount::{self, MOUNT_PROGRAM, dirpath};
 use nfs3_types::nfs3::{
-    self, LOOKUP3args, MKDIR3args, NFS_PROGRAM, RENAME3args, diropargs3, filename3, ftype3, nfs_fh3, nfsstat3, sattr3,
+    self, LOOKUP3args, MKDIR3args, NFS_PROGRAM, diropargs3, filename3, ftype3, nfs_fh3, nfsstat3, sattr3,
 };
 use nfs3_types::rpc::{RPC_VERSION_2, call_body, msg_body, opaque_auth, rpc_msg};
 use nfs3_types::xdr_codec::{Opaque, Pack};
 
 use super::call::{lookup_for, pack};
 use super::exchange::{Call, Exchange};
-use super::nodes::{DIRECTORY, HANDLE, Id, ROOT, Remote, Route, Step};
+use super::nodes::{DIRECTORY, Id, ROOT, Remote, Route, Step};
 use super::path::Path;
 use super::procedure::{MOUNT, Procedure};
 use super::record::{MARK, set_mark};
@@ -268,38 +268,6 @@ impl Path {
         let outcome = if created.is_some() { Outcome::Ok } else { outcome };
         self.reply = created.unwrap_or(exists);
         Ok(outcome)
-    }
-
-    /// Puts right what a rename that failed leaves in rclone (1.75.2): the file is found under its old name and takes itself for the new
-    /// one, so what is written to it would be stored there. A rename to the name it has already changes that back, and nothing
-    /// else. The reply stays as it is.
-    pub(super) async fn straighten(&mut self, exchange: &Exchange, call: &Call) -> io::Result<()> {
-        let Some((directory, name)) = call.plan.objects[0].as_ref().and_then(|object| {
-            let directory = call.record.get(object.handle..object.handle + HANDLE)?;
-            Some((directory.try_into().ok()?, call.record.get(object.name.clone()?)?))
-        }) else {
-            return Ok(());
-        };
-        let arguments = RENAME3args {
-            from: entry(&directory, name),
-            to: entry(&directory, name),
-        };
-        let request = message(
-            nfs3::PROGRAM,
-            nfs3::VERSION,
-            NFS_PROGRAM::NFSPROC3_RENAME as u32,
-            &arguments,
-        );
-        let failure = std::mem::take(&mut self.reply);
-        let rename = Procedure::of(NFS_PROGRAM::NFSPROC3_RENAME);
-        let straight = self.round_trip(exchange, &request, XID, rename).await?;
-        self.reply = failure;
-        // What is not there cannot be wrong.
-        if !matches!(straight, Outcome::Ok | Outcome::Failed(nfsstat3::NFS3ERR_NOENT)) {
-            let name = String::from_utf8_lossy(name);
-            tracing::error!(%name, "after a rename that failed rclone may store what is written to this file under its new name");
-        }
-        Ok(())
     }
 
     async fn look(&mut self, exchange: &Exchange, call: &Call, named: &std::ops::Range<usize>) -> io::Result<Outcome> {

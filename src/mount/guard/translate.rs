@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use nfs3_types::nfs3::nfsstat3;
 
-use super::call::{Object, Plan};
+use super::call::{Key, Object, Plan, handle_key};
 use super::nodes::{HANDLE, Id, Nodes, ROOT};
 use super::reply::{self, Outcome};
 
@@ -247,13 +247,36 @@ impl Nodes {
                 .get(object.handle..object.handle + HANDLE)
                 .and_then(|handle| self.id(handle));
         }
-        plan.objects[0].as_ref().is_some_and(|object| {
-            let name = object.name.clone().and_then(|name| call.get(name));
-            object
-                .id
-                .zip(name)
-                .is_some_and(|(directory, name)| self.knows(directory, name))
+        plan.objects[0]
+            .as_ref()
+            .is_some_and(|object| object.name.is_some() && self.named(object, call).is_some())
+    }
+
+    /// The node that a call names, by its handle or by a directory's and the name in it. `None`: it is not known.
+    fn named(&self, object: &Object, call: &[u8]) -> Option<Id> {
+        match object.name.clone() {
+            Some(name) => self.find(object.id?, call.get(name)?),
+            None => object.id,
+        }
+    }
+
+    /// The keys of what a call names.
+    pub(super) fn keys(&self, plan: &Plan, call: &[u8]) -> [Option<Key>; 2] {
+        plan.objects.each_ref().map(|object| {
+            let id = self.named(object.as_ref()?, call)?;
+            Some(handle_key(&self.handle(id)))
         })
+    }
+
+    /// The paths in the bucket that a RENAME names, if it is of a file.
+    pub(super) fn paths(&self, plan: &Plan, call: &[u8]) -> Option<[String; 2]> {
+        let [source, target] = &plan.objects;
+        let (source, target) = (source.as_ref()?, target.as_ref()?);
+        if self.is_directory(self.named(source, call)?) {
+            return None;
+        }
+        let path = |object: &Object| self.path(object.id?, call.get(object.name.clone()?)?);
+        Some([path(source)?, path(target)?])
     }
 
     /// Whether a failure can mean that rclone's handle for an object stands for nothing any more although the object is

@@ -226,7 +226,7 @@ async fn shutting_down_ends_everything() {
 #[tokio::test]
 async fn only_root_and_the_kernel_are_served() {
     let server = Server::start().await;
-    let guard = Guard::bind(Arc::new(Seen::default())).await.unwrap();
+    let guard = Guard::bind(Arc::new(Seen::default()), Arc::new(())).await.unwrap();
     let port = guard.port();
     tokio::spawn(guard.run(server.address));
     let answered = async {

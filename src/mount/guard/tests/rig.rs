@@ -146,7 +146,9 @@ impl Rig {
     pub(super) async fn start() -> Self {
         let server = Server::start().await;
         let seen = Arc::new(Seen::default());
-        let mut guard = Guard::bind(Arc::clone(&seen) as Arc<dyn Observer>).await.unwrap();
+        let mut guard = Guard::bind(Arc::clone(&seen) as Arc<dyn Observer>, Arc::new(()))
+            .await
+            .unwrap();
         guard.admit = |_, _| true;
         let (port, handle) = (guard.port(), guard.handle());
         tokio::spawn(guard.run(server.address));

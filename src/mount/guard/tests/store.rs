@@ -7,6 +7,7 @@ use nfs3_types::nfs3::*;
 use nfs3_types::xdr_codec::{Opaque, Unpack};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::super::record::{MARK, RecordReader};
@@ -43,6 +44,8 @@ pub(super) enum Loss {
     After,
     /// It is answered with NFS3ERR_STALE.
     Stale,
+    /// It is answered with NFS3ERR_IO.
+    Fails,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub(super) struct Store {
     handles: Vec<String>,
     pub(super) losing: Option<(NFS_PROGRAM, Loss)>,
     pub(super) asked: Vec<NFS_PROGRAM>,
+    /// The next RENAME is answered when this is closed.
+    pub(super) gate: Option<Arc<Semaphore>>,
 }
 
 pub(super) struct Life {
@@ -77,6 +82,10 @@ impl Life {
                     while let Ok(Some(mark)) = reader.mark().await {
                         let mut record = Vec::new();
                         reader.body(mark, &mut record).await.unwrap();
+                        let gate = store.lock().unwrap().gate_of(&record);
+                        if let Some(gate) = gate {
+                            drop(gate.acquire().await);
+                        }
                         let reply = store.lock().unwrap().answer(&record);
                         match reply {
                             Some(reply) => write.write_all(&reply).await.unwrap(),
@@ -128,6 +137,7 @@ impl Store {
             handles: Vec::new(),
             losing: None,
             asked: Vec::new(),
+            gate: None,
         };
         store.insert("", true, b"");
         store
@@ -223,6 +233,7 @@ impl Store {
         match loss {
             Some(Loss::Before) => return None,
             Some(Loss::Stale) => return Some(answer(call, nfsstat3::NFS3ERR_STALE, &[0; 16])),
+            Some(Loss::Fails) => return Some(answer(call, nfsstat3::NFS3ERR_IO, &[0; 16])),
             _ => {}
         }
         let mut results = Vec::new();
@@ -232,6 +243,12 @@ impl Store {
             Err(status) => answer(call, status, &[0; 16]),
         };
         (loss != Some(Loss::After)).then_some(reply)
+    }
+
+    fn gate_of(&mut self, call: &[u8]) -> Option<Arc<Semaphore>> {
+        let nfs = program_of(call) == PROGRAM;
+        let renames = nfs && procedure_of(call) == NFS_PROGRAM::NFSPROC3_RENAME;
+        self.gate.take_if(|_| renames)
     }
 
     fn named(&self, what: &diropargs3<'_>) -> Result<(String, String), nfsstat3> {
