@@ -243,8 +243,11 @@ def children(pid):
 
 
 def descendants(pid):
-    """Ids of all processes below a process."""
+    """Ids of all processes below a process. None below number 0, which is what podman gives for a container that has ended (and the
+    parent of everything)."""
     found = []
+    if pid == 0:
+        return found
     for child in children(pid):
         found += [child, *descendants(child)]
     return found
