@@ -19,6 +19,7 @@ pub mod orphaned;
 mod prepare;
 mod relisting;
 mod shipping;
+mod suspecting;
 mod warm;
 
 use std::cell::Cell;

@@ -64,6 +64,8 @@ pub enum Action {
     TerminateApp,
     /// KILL to the app's group.
     KillApp,
+    /// nfs: this mount is given up, and calls that wait for an rclone fail: a process can't die while it waits for one.
+    FailCalls,
     /// `syncfs` the mount, bounded → `PhaseEnd::Synced`.
     Sync {
         /// Give up after this long.

@@ -383,6 +383,9 @@ impl State {
                     "the app did not end in time and is killed".into(),
                 ));
                 actions.push(Action::KillApp);
+                if matches!(self.stage, Stage::Recovering(_)) {
+                    actions.push(Action::FailCalls);
+                }
             }
             AppState::Waiting { until } if *until <= now && self.stage == Stage::Serving && !self.holds_app(now) => {
                 actions.extend(self.start_app(now));

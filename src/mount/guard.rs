@@ -1,6 +1,6 @@
 //! The NFS guard: a proxy for NFSv3 between the kernel's NFS client and the server in `rclone nfsmount`.
 //!
-//! rclone's server does six things that lose data or freeze the mount, and can't be told not to. The guard sits on a
+//! rclone's server does seven things that lose data or freeze the mount, and can't be told not to. The guard sits on a
 //! loopback port of its own, to which the mount's options point the kernel, and mends them:
 //!
 //! * **Files are not emptied.** CREATE with mode UNCHECKED empties an existing file; it becomes GUARDED ([`call`]). Where
@@ -11,6 +11,7 @@
 //! * **A call is executed once**, although the kernel sends it again after 60 s or a reconnect ([`memory::Replies`]).
 //! * **An unmount does not end rclone**, which would drop its queue of uploads: MOUNT's UMNT is answered here.
 //! * **A rename does not meet an upload** of one of its files ([`rename`]).
+//! * **A file is not called absent** because its directory could not be read ([`reach`]).
 //! * **A file stays the same file** when it is renamed, and over a restart of rclone, whose handles and numbers do not.
 //!
 //! It also measures every operation, can refuse whatever modifies (lease lost, cache full), can hold all calls while
@@ -58,6 +59,7 @@ mod reach;
 mod record;
 mod rename;
 mod reply;
+mod state;
 mod translate;
 mod visit;
 mod wire;
@@ -99,8 +101,8 @@ pub trait Uploads: Send + Sync {
     /// uploaded, as far as that matters. `Err`: that takes too long, in words.
     fn settled<'a>(&'a self, from: &'a str, to: &'a str) -> Waiting<'a, Result<(), String>>;
 
-    /// The last rename has failed for a reason that passes.
-    fn may_be_renamed_later(&self) -> bool;
+    /// The last rename to that name has failed for a reason that passes.
+    fn may_be_renamed_later(&self, to: &str) -> bool;
 }
 
 /// Nothing is uploaded, and no rename is tried again.
@@ -109,7 +111,7 @@ impl Uploads for () {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn may_be_renamed_later(&self) -> bool {
+    fn may_be_renamed_later(&self, _: &str) -> bool {
         false
     }
 }
@@ -292,10 +294,27 @@ impl Handle {
         self.0.release();
     }
 
+    /// Whether there may be directories that rclone has not read: it calls what is in them absent when the bucket fails, and is
+    /// not believed then.
+    pub fn set_unread(&self, unread: bool) {
+        self.0.set_unread(unread);
+    }
+
+    /// Whether the bucket is away, so that a directory that rclone has forgotten can't be read: as [`Handle::set_unread`].
+    pub fn set_away(&self, away: bool) {
+        self.0.set_away(away);
+    }
+
     /// Goes on with rclone's server at another address. Calls that the old one has not answered are sent to the new one, so
     /// the old one must be dead.
     pub fn set_upstream(&self, upstream: SocketAddr) {
         self.0.set_upstream(upstream);
+    }
+
+    /// Answers all calls with NFS3ERR_IO from now on, those that wait and those that rclone has included: the mount is given up,
+    /// and whoever waits for it shall be able to end.
+    pub fn fail(&self) {
+        self.0.give_up();
     }
 
     /// Ends [`Guard::run`] and all connections. Calls that wait are not answered.

@@ -288,6 +288,12 @@ impl Ledger {
         self.select(|entry| entry.wanted == Wanted::Absent && !entry.seen)
     }
 
+    /// What was doubted, and nobody has looked at.
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<(String, Entry)> {
+        self.select(|entry| entry.wanted == Wanted::Doubtful && !entry.seen)
+    }
+
     /// Names that must be empty in the bucket and may not be at `now`: before an rclone lists it.
     #[must_use]
     pub fn absent(&self, now: Timestamp) -> Vec<(String, Entry)> {
@@ -372,6 +378,16 @@ impl Ledger {
         let list = &mut *self.lock();
         if list.names.get(name) == Some(begun) {
             list.names.insert(name.to_owned(), *before);
+            list.write(name, now);
+        }
+    }
+
+    /// Something else than the cached content of `name` may have got into the bucket, and may again.
+    pub fn doubt(&self, name: &str, now: Timestamp) {
+        let list = &mut *self.lock();
+        if !list.names.contains_key(name) {
+            list.want(name, Wanted::Doubtful, now);
+            list.change(name, |entry| entry.risk = now + RISK);
             list.write(name, now);
         }
     }

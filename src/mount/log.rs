@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -28,8 +28,12 @@ const TAIL: usize = 8;
 pub struct LogTail {
     tail: Arc<Mutex<Tail>>,
     ledger: Ledger,
-    failed_rename: Arc<watch::Sender<Option<FailedRename>>>,
+    /// Renames of files that failed in the last minute; the last one is the last.
+    failed_renames: Arc<watch::Sender<Vec<FailedRename>>>,
 }
+
+/// Two attempts of one rename are not further apart.
+const ATTEMPTS: Duration = Duration::from_secs(60);
 
 /// A rename of a file that failed.
 #[derive(Debug, Clone)]
@@ -37,7 +41,8 @@ pub(super) struct FailedRename {
     /// The name that it was to get (path in the bucket).
     to: String,
     why: String,
-    /// The attempt before, a moment ago, failed without an answer.
+    at: Instant,
+    /// The attempt before failed without an answer.
     unanswered_before: bool,
 }
 
@@ -46,7 +51,7 @@ impl FailedRename {
     /// may have taken the object away. Or the file is not there any more because an attempt before, whose answer was lost,
     /// has moved it.
     pub(super) fn leaves_files_mixed_up(&self) -> bool {
-        self.why.contains("corrupted on transfer") || (self.unanswered_before && self.why.contains("StatusCode: 404"))
+        self.why.contains("corrupted on transfer") || (self.unanswered_before && self.why.contains("NoSuchKey"))
     }
 
     /// The store, or the way to it, was at fault: no answer, an answer that says so, or too many requests.
@@ -75,7 +80,7 @@ impl LogTail {
         LogTail {
             tail: Arc::default(),
             ledger,
-            failed_rename: Arc::default(),
+            failed_renames: Arc::default(),
         }
     }
 
@@ -105,20 +110,26 @@ impl LogTail {
 
     /// Waits for a rename of a file to fail that `counts`; the name it was to get, and why. Cancel safe.
     pub(super) async fn failed_rename(&self, counts: fn(&FailedRename) -> bool) -> String {
-        let mut failed = self.failed_rename.subscribe();
-        match failed.wait_for(|last| last.as_ref().is_some_and(counts)).await {
-            Ok(last) => last
-                .as_ref()
-                .map(|last| format!("{}: {}", last.to, last.why))
-                .unwrap_or_default(),
+        let mut failed = self.failed_renames.subscribe();
+        match failed.wait_for(|failed| failed.iter().any(counts)).await {
+            Ok(failed) => {
+                let found = failed.iter().find(|failed| counts(failed));
+                found
+                    .map(|failed| format!("{}: {}", failed.to, failed.why))
+                    .unwrap_or_default()
+            }
             // It is part of what is borrowed here.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Has the last rename that failed done so for a reason that passes?
-    pub(super) fn last_rename_may_succeed_later(&self) -> bool {
-        self.failed_rename.borrow().as_ref().is_some_and(FailedRename::passes)
+    /// Has the last rename to that name failed for a reason that passes?
+    pub(super) fn may_be_renamed_later(&self, to: &str) -> bool {
+        let failed = self.failed_renames.borrow();
+        failed
+            .iter()
+            .rfind(|failed| failed.to == to)
+            .is_some_and(FailedRename::passes)
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
@@ -129,11 +140,13 @@ impl LogTail {
         self.ledger
             .note(&line.message, line.object.as_deref(), jiff::Timestamp::now());
         if let (Some(why), Some(object)) = (line.message.strip_prefix("File.Rename error: "), &line.object) {
-            self.failed_rename.send_modify(|last| {
-                let before = last.take().filter(|before| before.to == *object);
-                *last = Some(FailedRename {
+            self.failed_renames.send_modify(|failed| {
+                failed.retain(|failed| failed.at.elapsed() < ATTEMPTS);
+                let before = failed.extract_if(.., |failed| failed.to == *object).last();
+                failed.push(FailedRename {
                     to: object.clone(),
                     why: why.to_owned(),
+                    at: Instant::now(),
                     unanswered_before: before.is_some_and(|before| before.passes()),
                 });
             });
@@ -282,8 +295,6 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

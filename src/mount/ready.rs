@@ -162,9 +162,8 @@ impl Session {
     /// As for [`Session::reanswers`].
     pub async fn rejoin(&self, small: bool, deadline: Instant) -> Result<(), NotReady> {
         self.unless_exited(async {
-            if small {
-                self.0.reads_all(deadline).await?;
-            }
+            let read = small && self.0.reads_all(deadline).await?;
+            self.0.has_read(read);
             self.0.adopts(deadline).await?;
             self.0.has_taken_up();
             self.0.join();
@@ -187,9 +186,8 @@ impl Inner {
         tokio::try_join!(self.storage_answers(deadline), self.is_mounted(deadline))?;
         self.barrier.close()?;
         self.has_cache(deadline).await?;
-        if small.await {
-            self.reads_all(deadline).await?;
-        }
+        let read = small.await && self.reads_all(deadline).await?;
+        self.has_read(read);
         self.adopts(deadline).await?;
         self.probe(Kind::Look, "looking into the mount", deadline).await?;
         self.probe(Kind::SelfTest, "the truncation self-test", deadline).await
@@ -197,8 +195,8 @@ impl Inner {
 
     /// All folders, before anybody looks: none has to be read later, one after the other, or in an outage. (On nfs a file in a
     /// folder that cannot be read counts as absent.) Nobody may change anything meanwhile; uploads wait until unsent files are
-    /// taken up.
-    async fn reads_all(&self, deadline: Instant) -> Result<(), NotReady> {
+    /// taken up. False: the bucket failed.
+    async fn reads_all(&self, deadline: Instant) -> Result<bool, NotReady> {
         let began = Instant::now();
         let read = self.rc.refresh_all(deadline.saturating_duration_since(began)).await;
         tracing::debug!(
@@ -214,7 +212,7 @@ impl Inner {
                 words: self.words(),
             }),
             // The bucket failed: what is looked at is read then.
-            _ => Ok(()),
+            other => Ok(other.is_ok()),
         }
     }
 

@@ -50,38 +50,49 @@ impl Renames {
         let began = Instant::now();
         let mut pause = LOOK.0;
         while !self.was_never_stored(from) {
-            let Some(rc) = lock(&self.rc).clone() else { break };
-            let queue = match rc.queue(RC_LIMIT).await {
-                Ok(queue) => queue,
+            let rc = lock(&self.rc).clone();
+            let queue = match rc {
+                Some(rc) => self.look(&rc, from, to).await,
+                None => Ok(vec![]),
+            };
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            match queue {
+                Ok(queue) => {
+                    let Some(first) = queue.first() else { break };
+                    let put_off =
+                        |item: &QueueItem| item.tries > 0 && !item.uploading && item.expiry > left.as_secs_f64();
+                    if left.is_zero() || queue.iter().any(put_off) {
+                        return Err(format!("{} could not be uploaded before", first.name));
+                    }
+                }
                 // It is gone, or hangs: the call itself will find that out.
-                Err(error) => {
+                Err(error) if left.is_zero() => {
                     tracing::debug!("a rename does not wait for uploads: {error}");
                     break;
                 }
-            };
-            let concerned = |item: &&QueueItem| item.name == from || item.name == to;
-            let Some(first) = queue.iter().find(concerned) else {
-                break;
-            };
-            if began.elapsed() >= PATIENCE {
-                return Err(format!(
-                    "{} is still to be uploaded after {} s",
-                    first.name,
-                    PATIENCE.as_secs()
-                ));
-            }
-            for item in queue.iter().filter(concerned) {
-                if !item.uploading && item.expiry > 0.0 && item.tries == 0 {
-                    match rc.expire(item.id, RC_LIMIT).await {
-                        Ok(()) | Err(RcError::Refused { .. }) => {}
-                        Err(error) => tracing::debug!("an upload could not be hurried for a rename: {error}"),
-                    }
-                }
+                Err(_) => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(LOOK.1);
         }
         Ok(())
+    }
+
+    /// What is queued of the two files; it is hurried, once.
+    async fn look(&self, rc: &Rc, from: &str, to: &str) -> Result<Vec<QueueItem>, RcError> {
+        let mut queue = rc.queue(RC_LIMIT).await?;
+        queue.retain(|item| item.name == from || item.name == to);
+        for item in queue
+            .iter()
+            .filter(|item| !item.uploading && item.expiry > 0.0 && item.tries == 0)
+        {
+            match rc.expire(item.id, RC_LIMIT).await {
+                // It has left the queue.
+                Ok(()) | Err(RcError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(queue)
     }
 
     /// rclone knows no object of that name. (Its description of the cached file says so: no fingerprint of one.)
@@ -98,8 +109,8 @@ impl Uploads for Renames {
         Box::pin(self.wait(from, to))
     }
 
-    fn may_be_renamed_later(&self) -> bool {
-        lock(&self.log).last_rename_may_succeed_later()
+    fn may_be_renamed_later(&self, to: &str) -> bool {
+        lock(&self.log).may_be_renamed_later(to)
     }
 }
 

@@ -130,6 +130,13 @@ impl Inner {
         &self.run.dir
     }
 
+    /// Has rclone read all directories? If not, the guard doubts it when it calls something absent.
+    pub(super) fn has_read(&self, all: bool) {
+        if let Some(link) = &self.link {
+            link.handle().set_unread(!all);
+        }
+    }
+
     /// Sends the calls that wait in the guard to this rclone.
     pub(super) fn join(&self) {
         if let (Some(link), Some(nfs)) = (&self.link, &self.nfs) {

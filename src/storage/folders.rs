@@ -15,18 +15,38 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn folders(&self) -> Result<(Folders, u32), StorageError> {
-        let (mut folders, mut requests, mut next) = (Folders::default(), 0, None);
+        let mut folders = Folders::default();
+        let requests = self
+            .each_object(|key, size, etag| folders.add(&key, size, &etag))
+            .await?;
+        Ok((folders, requests))
+    }
+
+    /// All objects but for those of our own prefix: name, size in bytes, ETag without quotes.
+    ///
+    /// # Errors
+    /// As [`Bucket::probe`].
+    pub async fn objects(&self) -> Result<Vec<(String, u64, String)>, StorageError> {
+        let mut objects = Vec::new();
+        self.each_object(|key, size, etag| objects.push((key, size, etag)))
+            .await?;
+        Ok(objects)
+    }
+
+    /// Returns the number of requests.
+    async fn each_object(&self, mut take: impl FnMut(String, u64, String)) -> Result<u32, StorageError> {
+        let (mut requests, mut next) = (0, None);
         loop {
             let page = self.page_after("", next).await?;
             requests += 1;
             for object in page.objects {
                 if !object.key.starts_with(OURS) {
-                    folders.add(&object.key, object.size, &object::plain(Some(&object.etag)));
+                    take(object.key, object.size, object::plain(Some(&object.etag)));
                 }
             }
             next = page.next;
             if next.is_none() {
-                return Ok((folders, requests));
+                return Ok(requests);
             }
         }
     }

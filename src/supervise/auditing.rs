@@ -12,6 +12,7 @@ use crate::mount::{Entry, Ledger, RcError, Session, cached, folder_of};
 use crate::storage::{Bucket, Head, Placed, StorageError};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
+use crate::supervise::suspecting;
 
 /// A store's `Date` has whole seconds, and an upload that was cancelled by the deletion may still land a moment later.
 const CLOCK_PRECISION: SignedDuration = SignedDuration::from_secs(2);
@@ -54,6 +55,7 @@ pub async fn look(shared: &Shared) {
 /// Everything that may not be as it must, after the last upload of a stop.
 pub async fn all(shared: &Shared) {
     if let Some(tenant) = shared.tenant() {
+        suspecting::look(shared, &tenant).await;
         let all = || audit(shared, &tenant, tenant.ledger.unsure(Timestamp::now()), Duration::ZERO);
         all().await;
         // Once more what was put right only now.
@@ -68,9 +70,18 @@ pub async fn deletions(shared: &Shared) {
     }
 }
 
-/// [`deletions`] for a launch, which does not wait for ever.
-pub async fn deletions_in_time(shared: &Shared) {
-    if tokio::time::timeout(LAUNCH_LIMIT, deletions(shared)).await.is_err() {
+/// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then.
+pub async fn before_a_listing(shared: &Shared) {
+    if let Some(tenant) = shared.tenant() {
+        suspecting::look(shared, &tenant).await;
+        audit(shared, &tenant, tenant.ledger.doubtful(), Duration::ZERO).await;
+    }
+    deletions(shared).await;
+}
+
+/// One of these for a launch, which does not wait for ever.
+pub async fn in_time(work: impl Future<Output = ()>) {
+    if tokio::time::timeout(LAUNCH_LIMIT, work).await.is_err() {
         tracing::warn!(
             event = "deletion_waits",
             "the bucket is slow: what is still to be deleted there may be seen until it is"
@@ -321,6 +332,9 @@ pub(super) fn stale(shared: &Shared, folder: &str) {
 async fn read_again(shared: &Shared, tenant: &Rc<Tenant>) {
     let mut answers = false;
     let folders = shared.stale_folders.borrow().clone();
+    if !folders.is_empty() && !suspecting::look(shared, tenant).await {
+        return;
+    }
     for (folder, since) in folders {
         let Some(session) = shared.session() else { return };
         let risks = tenant.ledger.at_risk(&folder, Timestamp::now());

@@ -50,6 +50,8 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Folders that rclone has to read again, and since when.
     pub stale_folders: RefCell<BTreeMap<String, Instant>>,
+    /// When an rclone has ended for the last time.
+    pub mounter_ended: Cell<Option<Instant>>,
     /// How long the first listing of the bucket took.
     pub listing_took: SetOnce<Duration>,
     /// How this machine's own changes were seen in the bucket since the last listing of it.
@@ -116,6 +118,7 @@ impl Effects {
             session: RefCell::default(),
             claim: RefCell::default(),
             stale_folders: RefCell::default(),
+            mounter_ended: Cell::default(),
             listing_took: SetOnce::new(),
             own_changes: RefCell::default(),
             auditing: Cell::default(),
@@ -175,6 +178,11 @@ impl Effects {
             Action::StartApp => spawn(application::start(shared)),
             Action::TerminateApp => application::signal(&shared, nix::sys::signal::Signal::SIGTERM),
             Action::KillApp => application::signal(&shared, nix::sys::signal::Signal::SIGKILL),
+            Action::FailCalls => {
+                if let Some(guard) = shared.session().as_ref().and_then(Session::guard) {
+                    guard.fail();
+                }
+            }
             Action::Sync { within } => spawn(mounting::sync(shared, within)),
             Action::Unmount { within } => spawn(mounting::unmount(shared, within)),
             Action::Drain { within } => spawn(mounting::drain(shared, within)),

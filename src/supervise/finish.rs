@@ -163,12 +163,21 @@ fn unsent(config: &Config, bucket: &str, doubt: bool) -> Vec<String> {
     }
 }
 
-/// Says what an earlier life on this disk left, and counts its files that are not in `bucket` yet.
-pub fn found(config: &Config, bucket: &str) -> usize {
+/// What an earlier life on this disk left.
+pub struct Earlier {
+    /// Its files that are not in the bucket yet.
+    pub unsent: usize,
+    /// It did not come to an end of its own will: what its rclone was about is not known.
+    pub cut_short: bool,
+}
+
+/// Says what an earlier life on this disk left of `bucket`.
+pub fn found(config: &Config, bucket: &str) -> Earlier {
     let unsent = unsent(config, bucket, true);
     let earlier = fs::read(marker(config))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
+    let cut_short = earlier.as_ref().is_none_or(|verdict| verdict.exit_code != 0);
     match earlier {
         Some(verdict) if !verdict.stored => tracing::warn!(
             event = "earlier_verdict",
@@ -200,7 +209,10 @@ pub fn found(config: &Config, bucket: &str) -> usize {
     }
     // The verdict is used up: a crash of this life must not be taken for the earlier stop.
     let _ = fs::remove_file(marker(config));
-    unsent.len()
+    Earlier {
+        unsent: unsent.len(),
+        cut_short,
+    }
 }
 
 /// The last line on stderr for people, the last line on stdout for programs, and the exit code.

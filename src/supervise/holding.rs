@@ -16,6 +16,10 @@ const SHARE: u32 = 10;
 pub async fn regulate(shared: Rc<Shared>, flow: Flow) {
     let turn = shared.flow.get() + 1;
     shared.flow.set(turn);
+    let session = shared.session();
+    if let Some(guard) = session.as_ref().and_then(|session| session.guard()) {
+        guard.set_away(flow == Flow::Held);
+    }
     // One at a time: a look that is under way could put off what is made due here.
     let mut kept = shared.hold.lock().await;
     let mut hold = kept.take().unwrap_or_else(|| Hold::new(Instant::now()));

@@ -52,7 +52,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         }
     };
     // A new rclone would list what the old one forgot to delete, and the app would find it again.
-    auditing::deletions_in_time(shared).await;
+    auditing::in_time(auditing::before_a_listing(shared)).await;
     if shared.ending.get() {
         return Ok(());
     }
@@ -66,7 +66,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         .await
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     // The bucket may have come back only now. Nobody has looked at the mount yet.
-    auditing::deletions_in_time(shared).await;
+    auditing::in_time(auditing::deletions(shared)).await;
     tracing::info!(
         event = "mount_ready",
         milliseconds = took.as_millis() as u64,
@@ -145,7 +145,7 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
         lost
     };
     // A new rclone lists what is in the bucket: what was deleted must be gone from there before.
-    let ((), answers) = tokio::join!(auditing::deletions(shared), session.reanswers(deadline.into()));
+    let ((), answers) = tokio::join!(auditing::before_a_listing(shared), session.reanswers(deadline.into()));
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
@@ -182,6 +182,7 @@ async fn watch(shared: Rc<Shared>, session: Session) {
             }
         }
     };
+    shared.mounter_ended.set(Some(std::time::Instant::now()));
     let mut words = status.to_string();
     if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
         words = format!("{words}; the kernel killed it for memory: give the machine more");

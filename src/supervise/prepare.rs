@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::app::command;
 use crate::app::projects::{self, Saved};
@@ -12,7 +12,7 @@ use crate::core::policy::STORAGE_PATIENCE;
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
 use crate::index::Remote;
-use crate::mount::{self, Ledger};
+use crate::mount::{self, Ledger, cached};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
@@ -115,6 +115,9 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
     };
     *shared.bucket.borrow_mut() = Some(bundle.storage.bucket.clone());
     let earlier = finish::found(config, &bundle.storage.bucket);
+    if earlier.cut_short && cached::path(&config.mount.cache_dir, &bundle.storage.bucket, "").is_dir() {
+        shared.mounter_ended.set(Some(Instant::now()));
+    }
     tracing::info!(
         event = "credentials",
         bucket = bundle.storage.bucket,
@@ -153,7 +156,7 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
         driver,
         has_database: index.is_some(),
         has_index: command::is_basic_memory(config),
-        found_pending: earlier,
+        found_pending: earlier.unsent,
         keys_valid_for: keys::valid_for(&bundle),
     };
     let ledger = Ledger::load(&config.mount.cache_dir, &bundle.storage.bucket);

@@ -55,6 +55,7 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::StartApp => "start-app",
             Action::TerminateApp => "term-app",
             Action::KillApp => "kill-app",
+            Action::FailCalls => "fail-calls",
             Action::Sync { .. } => "sync",
             Action::Unmount { .. } => "unmount",
             Action::Drain { .. } => "drain",
@@ -233,8 +234,11 @@ fn an_outage_past_its_limit_ends_in_a_clean_stop() {
 fn a_dead_mounter_is_replaced_on_a_clean_mount_point_and_the_app_restarted() {
     let mut life = Life::ready(Driver::Fuse, policy());
     assert_eq!(kinds(&life.mounter_died(10)), ["term-app"]);
-    let killed = life.pass(Duration::from_secs(11)).contains(&Action::KillApp);
-    assert!(killed, "an app hanging in the dead mount is killed");
+    let actions = life.pass(Duration::from_secs(11));
+    let at = |action| actions.iter().position(|done| *done == action);
+    let (killed, failed) = (at(Action::KillApp), at(Action::FailCalls));
+    assert!(killed.is_some(), "an app hanging in the dead mount is killed");
+    assert!(killed < failed, "and does not see that its calls fail");
     assert_eq!(kinds(&life.gone()), ["unmount"]);
     assert_eq!(kinds(&life.end(PhaseEnd::Unmounted(Ok(())))), ["term-mounter"]);
     life.end(PhaseEnd::MounterGone);

@@ -226,6 +226,7 @@ impl World {
             | Action::DropConnections
             | Action::PauseMounter
             | Action::ResumeMounter
+            | Action::FailCalls
             | Action::Say(..) => return,
         };
         if !(begun == Pending::EndApp && self.pending.contains(&Pending::EndApp)) {

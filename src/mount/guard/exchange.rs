@@ -19,14 +19,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::buffers::Buffers;
-use super::call::{Identity, Key, Plan};
+use super::call::{Key, Plan};
 use super::client::Client;
 use super::memory::{Absent, Replies};
 use super::nodes::Nodes;
 use super::order::{Lines, Order, Ticket};
-use super::procedure::{Effect, Procedure, Scope};
+use super::procedure::{Effect, Scope};
 use super::record::MAX_RECORD;
 use super::reply::{self, Outcome};
+use super::state::{Idle, State, Waiting};
 use super::{Observer, ReadOnlyReason, Uploads, path};
 
 /// Bytes of calls held at a time. A connection that would go over it is not read until there is room: the kernel's
@@ -58,18 +59,6 @@ pub(super) struct Call {
     _room: OwnedSemaphorePermit,
 }
 
-/// Where the reply of a call goes, and since when it is waited for.
-struct Waiting {
-    client: Arc<Client>,
-    since: Instant,
-}
-
-struct Idle {
-    id: u64,
-    since: Instant,
-    job: oneshot::Sender<Call>,
-}
-
 /// What a submitted call came to.
 pub(super) enum Submitted {
     /// The reply will come.
@@ -94,29 +83,6 @@ pub(super) enum Next {
     Wait(oneshot::Receiver<Call>),
     /// The path leads to an rclone that has been replaced.
     End,
-}
-
-struct State {
-    upstream: SocketAddr,
-    generation: u64,
-    held: bool,
-    /// Connecting failed and has not succeeded since.
-    down: bool,
-    read_only: Option<ReadOnlyReason>,
-    next_id: u64,
-    ready: VecDeque<Call>,
-    parked: HashMap<Ticket, Call>,
-    order: Order,
-    /// Files that are being renamed, or are about to.
-    moving: Vec<Key>,
-    waiting: HashMap<Identity, Waiting>,
-    idle: Vec<Idle>,
-    paths: usize,
-    max_paths: usize,
-    /// Paths that are not connected yet.
-    opening: usize,
-    replies: Replies,
-    absent: Absent,
 }
 
 /// See the module's text.
@@ -162,6 +128,9 @@ impl Exchange {
                 ready: VecDeque::new(),
                 parked: HashMap::new(),
                 order: Order::default(),
+                given_up: false,
+                unread: false,
+                away: false,
                 moving: Vec::new(),
                 waiting: HashMap::new(),
                 idle: Vec::new(),
@@ -217,6 +186,10 @@ impl Exchange {
         if let Some(status) = state.refusal(plan.procedure) {
             self.observer.refused(plan.procedure.name, reply::status_name(status));
             return Submitted::Answer(reply::failure(plan.identity.0, plan.procedure, status));
+        }
+        if state.given_up {
+            let reply = reply::failure(plan.identity.0, plan.procedure, nfsstat3::NFS3ERR_IO);
+            return Submitted::Answer(reply);
         }
         let received = Instant::now();
         let ticket = state.id();
@@ -304,6 +277,30 @@ impl Exchange {
         self.end(state, call)
     }
 
+    /// Calls are held, since rclone is to be replaced: what it says counts no more.
+    pub(super) fn is_held(&self) -> bool {
+        self.state().held
+    }
+
+    /// Why the call is to be refused now.
+    pub(super) fn refusal(&self, call: &Call) -> Option<nfsstat3> {
+        self.state().refusal(call.plan.procedure)
+    }
+
+    pub(super) fn set_unread(&self, unread: bool) {
+        self.state().unread = unread;
+    }
+
+    pub(super) fn set_away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    /// May rclone call something absent because it can't read the directory?
+    pub(super) fn may_be_blind(&self) -> bool {
+        let state = self.state();
+        state.unread || state.away
+    }
+
     /// Ends a call that was refused on its way, with a status for the reply.
     pub(super) fn refuse(self: &Arc<Self>, call: &Call, status: nfsstat3) -> Option<Arc<Client>> {
         self.observer
@@ -323,10 +320,12 @@ impl Exchange {
         if state.waiting.is_empty() {
             self.calls.send_replace(false);
         }
-        if call.plan.procedure.scope == Scope::TwoEntries
-            && let Some(moved) = state.moving.iter().position(|key| Some(*key) == call.lines[2])
-        {
-            state.moving.swap_remove(moved);
+        if call.plan.procedure.scope == Scope::TwoEntries {
+            for file in call.lines[2..].iter().flatten() {
+                if let Some(moved) = state.moving.iter().position(|key| key == file) {
+                    state.moving.swap_remove(moved);
+                }
+            }
         }
         for next in state.order.leave(call.ticket, call.lines).into_iter().flatten() {
             if let Some(parked) = state.parked.remove(&next) {
@@ -351,8 +350,12 @@ impl Exchange {
             return Some(call);
         }
         let state = &mut *self.state();
-        state.ready.push_front(call);
-        self.dispatch(state);
+        if state.given_up {
+            self.fail(state, &call);
+        } else {
+            state.ready.push_front(call);
+            self.dispatch(state);
+        }
         None
     }
 
@@ -487,6 +490,26 @@ impl Exchange {
         self.state().held = true;
     }
 
+    pub(super) fn give_up(self: &Arc<Self>) {
+        let state = &mut *self.state();
+        state.given_up = true;
+        // Paths hand back what they have.
+        state.generation += 1;
+        self.generation.send_replace(state.generation);
+        let parked = std::mem::take(&mut state.parked);
+        let waiting: Vec<Call> = state.ready.drain(..).chain(parked.into_values()).collect();
+        for call in waiting {
+            self.fail(state, &call);
+        }
+    }
+
+    fn fail(self: &Arc<Self>, state: &mut State, call: &Call) {
+        let reply = reply::failure(call.plan.identity.0, call.plan.procedure, nfsstat3::NFS3ERR_IO);
+        if let Some(client) = self.end(state, call) {
+            self.runtime.spawn(async move { client.send(&reply).await });
+        }
+    }
+
     pub(super) fn release(self: &Arc<Self>) {
         let state = &mut *self.state();
         state.held = false;
@@ -538,47 +561,5 @@ impl Exchange {
     #[cfg(test)]
     pub(super) fn limit_paths(&self, max_paths: usize) {
         self.state().max_paths = max_paths;
-    }
-}
-
-impl State {
-    /// Whether a new path may be opened. While rclone can't be reached one path tries and the other calls wait.
-    fn may_open(&self) -> bool {
-        self.paths < self.max_paths && (!self.down || self.opening == 0)
-    }
-
-    fn id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    /// The lines that a call must be first in; see [`Order`]. `named`: what it names.
-    fn line_up(&mut self, plan: &Plan, named: [Option<Key>; 2]) -> Lines {
-        let ([one, other], [first, second]) = (plan.keys, named);
-        if plan.procedure.scope == Scope::TwoEntries {
-            self.moving.extend(first);
-            [one, other, first, second.filter(|_| second != first)]
-        } else {
-            let moving = !plan.procedure.modifies() && first.is_some_and(|key| self.moving.contains(&key));
-            [one, other, first.filter(|_| moving && first != one), None]
-        }
-    }
-
-    fn refusal(&self, procedure: &Procedure) -> Option<nfsstat3> {
-        let reason = self.read_only.filter(|_| procedure.modifies())?;
-        match reason {
-            ReadOnlyReason::LeaseLost => Some(nfsstat3::NFS3ERR_ROFS),
-            ReadOnlyReason::CacheFull if procedure.frees_space() => None,
-            ReadOnlyReason::CacheFull => Some(nfsstat3::NFS3ERR_NOSPC),
-        }
-    }
-
-    fn remember(&mut self, entry: Key, procedure: &Procedure, outcome: Outcome) {
-        match (procedure.name, outcome) {
-            ("lookup" | "remove" | "rmdir", Outcome::Failed(nfsstat3::NFS3ERR_NOENT))
-            | ("remove" | "rmdir", Outcome::Ok) => self.absent.insert(entry),
-            (_, Outcome::Ok) => self.absent.remove(entry),
-            _ => {}
-        }
     }
 }

@@ -27,6 +27,8 @@ const MOST: usize = 400_000;
 pub(super) const ROOT: Id = 1;
 /// `NF3DIR` (RFC 1813 section 2.5).
 pub(super) const DIRECTORY: u32 = 2;
+/// `NF3REG`.
+const FILE: u32 = 1;
 
 /// A node's number.
 pub(super) type Id = u64;
@@ -191,8 +193,8 @@ impl Nodes {
         }
     }
 
-    pub(super) fn is_directory(&self, id: Id) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.kind == DIRECTORY)
+    pub(super) fn is_file(&self, id: Id) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.kind == FILE)
     }
 
     /// The path in the bucket of `name` in `directory`; as rclone writes a name that is not UTF-8.

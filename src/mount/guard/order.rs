@@ -15,7 +15,7 @@
 //! So calls that modify join a line for each file or directory they name and run when they are first in all of them.
 //!
 //! A RENAME also joins the lines of the file itself and of the one that it replaces, and it alone is waited for by reads of the
-//! file: from its beginning rclone (1.75.2) takes that for one of the new name, so what is read or written meanwhile is the other
+//! two: from its beginning rclone (1.75.2) takes that for one of the new name, so what is read or written meanwhile is the other
 //! file's, and being opened puts it in the directory under that name as well. It stays there if the rename fails. (Found by
 //! storms: one file under both names.)
 //!

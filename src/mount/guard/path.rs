@@ -192,8 +192,11 @@ impl Path {
         let mut again = false;
         let outcome = loop {
             if let Err(status) = self.address(exchange, call).await? {
-                self.reply = reply::failure(xid, procedure, status);
-                return Ok(Outcome::Failed(status));
+                return Ok(self.fail(call, status));
+            }
+            // It would make a new file over one that it does not see.
+            if procedure.name == "create" && !self.sees(exchange, call).await? {
+                return Ok(self.fail(call, nfsstat3::NFS3ERR_IO));
             }
             let outcome = self.round_trip(exchange, &call.record, xid, procedure).await?;
             if again || !exchange.nodes().disown(outcome, &call.plan) {
@@ -201,7 +204,18 @@ impl Path {
             }
             again = true;
         };
-        self.settle(exchange, call, outcome).await
+        let outcome = self.settle(exchange, call, outcome).await?;
+        let absent = outcome == Outcome::Failed(nfsstat3::NFS3ERR_NOENT);
+        if absent && procedure.name == "lookup" && !self.sees(exchange, call).await? {
+            return Ok(self.fail(call, nfsstat3::NFS3ERR_IO));
+        }
+        Ok(outcome)
+    }
+
+    /// Prepares the reply that a call fails with `status`.
+    pub(super) fn fail(&mut self, call: &Call, status: nfsstat3) -> Outcome {
+        self.reply = reply::failure(call.plan.identity.0, call.plan.procedure, status);
+        Outcome::Failed(status)
     }
 
     /// One call there, one reply back, in `self.reply`.

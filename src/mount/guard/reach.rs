@@ -6,18 +6,22 @@ use std::io;
 
 use nfs3_types::mount::{self, MOUNT_PROGRAM, dirpath};
 use nfs3_types::nfs3::{
-    self, LOOKUP3args, MKDIR3args, NFS_PROGRAM, diropargs3, filename3, ftype3, nfs_fh3, nfsstat3, sattr3,
+    self, LOOKUP3args, MKDIR3args, NFS_PROGRAM, READDIR3args, cookieverf3, diropargs3, filename3, ftype3, nfs_fh3,
+    nfsstat3, sattr3,
 };
 use nfs3_types::rpc::{RPC_VERSION_2, call_body, msg_body, opaque_auth, rpc_msg};
 use nfs3_types::xdr_codec::{Opaque, Pack};
 
 use super::call::{lookup_for, pack};
 use super::exchange::{Call, Exchange};
-use super::nodes::{DIRECTORY, Id, ROOT, Remote, Route, Step};
+use super::nodes::{DIRECTORY, HANDLE, Id, ROOT, Remote, Route, Step};
 use super::path::Path;
 use super::procedure::{MOUNT, Procedure};
 use super::record::{MARK, set_mark};
 use super::reply::{self, Outcome};
+
+/// Bytes of a listing that is made for its success only.
+const LISTED: u32 = 4096;
 
 /// Of a call of the guard's own. A path carries one call at a time, so they need not differ.
 pub(super) const XID: u32 = 0x7e4a_4e71;
@@ -154,9 +158,45 @@ impl Path {
                     .and_then(|(handle, _)| handle.try_into().ok())
                     .ok_or(nfsstat3::NFS3ERR_STALE)
             }
+            Outcome::Failed(nfsstat3::NFS3ERR_NOENT) if !self.can_list(exchange, directory).await? => {
+                Err(nfsstat3::NFS3ERR_IO)
+            }
             Outcome::Failed(status) => Err(status),
             Outcome::Rpc(_) => Err(nfsstat3::NFS3ERR_SERVERFAULT),
         })
+    }
+
+    /// Does rclone see what is in the directory that a call names an entry of? (1.75.2 calls an entry absent when it can't read the
+    /// directory.) The reply stays as it is.
+    pub(super) async fn sees(&mut self, exchange: &Exchange, call: &Call) -> io::Result<bool> {
+        let directory = call.plan.objects[0]
+            .as_ref()
+            .and_then(|object| call.record.get(object.handle..object.handle + HANDLE))
+            .and_then(|handle| Remote::try_from(handle).ok());
+        match directory {
+            Some(directory) => self.can_list(exchange, &directory).await,
+            None => Ok(true),
+        }
+    }
+
+    async fn can_list(&mut self, exchange: &Exchange, directory: &Remote) -> io::Result<bool> {
+        if !exchange.may_be_blind() {
+            return Ok(true);
+        }
+        let arguments = READDIR3args {
+            dir: nfs_fh3 {
+                data: Opaque::owned(directory.to_vec()),
+            },
+            cookie: 0,
+            cookieverf: cookieverf3::default(),
+            count: LISTED,
+        };
+        let number = NFS_PROGRAM::NFSPROC3_READDIR;
+        let request = message(nfs3::PROGRAM, nfs3::VERSION, number as u32, &arguments);
+        let reply = std::mem::take(&mut self.reply);
+        let outcome = self.round_trip(exchange, &request, XID, Procedure::of(number)).await?;
+        self.reply = reply;
+        Ok(outcome == Outcome::Ok)
     }
 
     async fn make(&mut self, exchange: &Exchange, directory: &Remote, name: &[u8]) -> io::Result<Option<Remote>> {

@@ -21,14 +21,15 @@ use super::nodes::HANDLE;
 use super::path::Path;
 use super::procedure::Procedure;
 use super::reach::{XID, entry, message};
-use super::reply::{self, Outcome};
+use super::reply::Outcome;
 
 /// Before a rename that failed is tried again, or answered: time in which it can be learned from rclone's log that this rclone has to
 /// be replaced (`Session::crooked`). Until then it takes one file for another.
 const SECOND_THOUGHT: Duration = Duration::from_millis(50);
 /// Between the first attempts; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
-/// No attempt begins later than this after the first. Programs that look for names in the two directories wait as well.
+/// No attempt begins later than this after the first has failed, which may take some seconds in itself. Programs that look for names in
+/// the two directories wait as well.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is noted that a call waits for the bucket: less than the shortest time that counts as hanging.
 const EXCUSE: Duration = Duration::from_millis(500);
@@ -36,23 +37,25 @@ const EXCUSE: Duration = Duration::from_millis(500);
 impl Path {
     /// Has a RENAME executed.
     pub(super) async fn rename(&mut self, exchange: &Exchange, call: &mut Call) -> io::Result<Outcome> {
-        let names = exchange.nodes().paths(&call.plan, &call.record);
-        let mut began = None;
+        // Of a directory there is nothing to put right, and a rename to its own name would copy each file onto itself and delete it.
+        let Some([from, to]) = exchange.nodes().paths(&call.plan, &call.record) else {
+            return self.execute(exchange, call).await;
+        };
+        let mut failed = None;
         let mut pause = PAUSE;
         loop {
-            if let Some([from, to]) = &names
-                && let Err(why) = excused(exchange, call, exchange.uploads.settled(from, to)).await
-            {
+            if let Err(why) = excused(exchange, call, exchange.uploads.settled(&from, &to)).await {
                 tracing::warn!(
                     event = "rename_refused",
                     from,
                     to,
                     "not renamed: {why}; both files are as they were"
                 );
-                self.reply = reply::failure(call.plan.identity.0, call.plan.procedure, nfsstat3::NFS3ERR_IO);
-                return Ok(Outcome::Failed(nfsstat3::NFS3ERR_IO));
+                return Ok(self.fail(call, nfsstat3::NFS3ERR_IO));
             }
-            let began = *began.get_or_insert_with(Instant::now);
+            if let Some(status) = exchange.refusal(call) {
+                return Ok(self.fail(call, status));
+            }
             let outcome = self.execute(exchange, call).await?;
             if outcome == Outcome::Ok {
                 return Ok(outcome);
@@ -62,7 +65,12 @@ impl Path {
                 return Ok(outcome);
             }
             sleep(SECOND_THOUGHT).await;
-            if names.is_none() || began.elapsed() + pause >= PATIENCE || !exchange.uploads.may_be_renamed_later() {
+            if exchange.is_held() {
+                // What became of it is found out with the next one.
+                return Err(io::Error::other("rclone is being replaced"));
+            }
+            let failed = *failed.get_or_insert_with(Instant::now);
+            if failed.elapsed() + pause >= PATIENCE || !exchange.uploads.may_be_renamed_later(&to) {
                 return Ok(outcome);
             }
             excused(exchange, call, sleep(pause)).await;

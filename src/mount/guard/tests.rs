@@ -1,6 +1,7 @@
 //! The guard between a client and a server that are both played here, over real sockets.
 
 mod any_bytes;
+mod blind;
 mod content;
 mod control;
 mod messages;

@@ -260,11 +260,11 @@ impl Nodes {
         }
     }
 
-    /// The keys of what a call names.
+    /// The keys of the files that a call names.
     pub(super) fn keys(&self, plan: &Plan, call: &[u8]) -> [Option<Key>; 2] {
         plan.objects.each_ref().map(|object| {
             let id = self.named(object.as_ref()?, call)?;
-            Some(handle_key(&self.handle(id)))
+            self.is_file(id).then(|| handle_key(&self.handle(id)))
         })
     }
 
@@ -272,7 +272,7 @@ impl Nodes {
     pub(super) fn paths(&self, plan: &Plan, call: &[u8]) -> Option<[String; 2]> {
         let [source, target] = &plan.objects;
         let (source, target) = (source.as_ref()?, target.as_ref()?);
-        if self.is_directory(self.named(source, call)?) {
+        if !self.is_file(self.named(source, call)?) {
             return None;
         }
         let path = |object: &Object| self.path(object.id?, call.get(object.name.clone()?)?);

@@ -142,6 +142,27 @@ async fn a_call_that_waits_is_refused_too_once_the_mount_is_read_only() {
 }
 
 #[tokio::test]
+async fn all_calls_fail_once_the_mount_is_given_up() {
+    let mut rig = Rig::start().await;
+    rig.kernel.send(&getattr(1, "hangs")).await;
+    let _hangs = rig.server.call().await;
+    rig.handle.hold();
+    rig.kernel.send(&write(2, "file", b"one")).await;
+    rig.kernel.send(&write(3, "file", b"two")).await;
+    rig.until("all are here", |handle| handle.in_flight() == 3).await;
+    rig.handle.fail();
+    rig.kernel.send(&write(4, "file", b"three")).await;
+    let mut failed = BTreeSet::new();
+    for _ in 0..4 {
+        let reply = rig.kernel.reply().await;
+        assert_eq!(status_of(&reply), nfsstat3::NFS3ERR_IO);
+        failed.insert(xid_of(&reply));
+    }
+    assert_eq!(failed, BTreeSet::from([1, 2, 3, 4]));
+    rig.until("none waits", |handle| handle.in_flight() == 0).await;
+}
+
+#[tokio::test]
 async fn calls_survive_the_loss_of_their_connection() {
     let mut rig = Rig::start().await;
     rig.kernel.send(&write(1, "file", b"data")).await;

@@ -44,7 +44,7 @@ impl Uploads for Queue {
             }
         })
     }
-    fn may_be_renamed_later(&self) -> bool {
+    fn may_be_renamed_later(&self, _: &str) -> bool {
         self.passes
     }
 }
@@ -138,23 +138,22 @@ async fn while_a_file_is_renamed_it_is_neither_read_nor_written_and_others_are()
     mount.kernel.send(&attributes(103, &handles[2])).await;
     assert_eq!(xid_of(&mount.kernel.reply().await), 103, "another file's");
     mount.kernel.send(&attributes(104, &handles[1])).await;
-    assert_eq!(
-        xid_of(&mount.kernel.reply().await),
-        104,
-        "what is replaced is what it was"
-    );
-    assert_eq!(mount.handle.in_flight(), 3);
+    until(|| mount.handle.in_flight() == 4).await;
     gate.close();
     assert_eq!(xid_of(&mount.kernel.reply().await), 100);
     let mut rest = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let reply = mount.kernel.reply().await;
         rest.push((xid_of(&reply), status_of(&reply)));
     }
     rest.sort_by_key(|(xid, _)| *xid);
     assert_eq!(
         rest,
-        [(101, nfsstat3::NFS3_OK), (102, nfsstat3::NFS3ERR_STALE)],
+        [
+            (101, nfsstat3::NFS3_OK),
+            (102, nfsstat3::NFS3ERR_STALE),
+            (104, nfsstat3::NFS3ERR_STALE)
+        ],
         "the file that was replaced is gone"
     );
     assert_eq!(mount.life.content("b.md").as_deref(), Some(&b"one"[..]));
@@ -185,4 +184,47 @@ async fn a_rename_that_fails_for_another_reason_is_not() {
     mount.life.lose(NFS_PROGRAM::NFSPROC3_RENAME, Loss::Fails);
     assert_eq!(mount.rename(&root, "a.md", "b.md").await, Err(nfsstat3::NFS3ERR_IO));
     assert_eq!(mount.life.content("a.md").as_deref(), Some(&b"one"[..]));
+}
+
+#[tokio::test]
+async fn a_directory_is_renamed_once_and_never_to_its_own_name() {
+    let mut mount = Mount::with(&[("work/a.md", "one")], Queue::of(9, true)).await;
+    let root = mount.root.clone();
+    mount.find(&root, "work").await.unwrap();
+    mount.life.lose(NFS_PROGRAM::NFSPROC3_RENAME, Loss::Fails);
+    assert_eq!(mount.rename(&root, "work", "other").await, Err(nfsstat3::NFS3ERR_IO));
+    assert_eq!(
+        mount.renames(),
+        1,
+        "rclone would copy each file onto itself, and delete it"
+    );
+}
+
+#[tokio::test]
+async fn a_directory_is_looked_at_while_it_is_renamed() {
+    let mut mount = Mount::of(&[("work/a.md", "one")]).await;
+    let root = mount.root.clone();
+    let work = mount.find(&root, "work").await.unwrap().handle;
+    let gate = Arc::new(Semaphore::new(0));
+    mount.life.store.lock().unwrap().gate = Some(Arc::clone(&gate));
+    mount.kernel.send(&renaming(100, &root, "work", "other")).await;
+    until(|| mount.life.store.lock().unwrap().gate.is_none()).await;
+    mount.kernel.send(&attributes(101, &work)).await;
+    assert_eq!(xid_of(&mount.kernel.reply().await), 101);
+    gate.close();
+    assert_eq!(xid_of(&mount.kernel.reply().await), 100);
+}
+
+#[tokio::test]
+async fn a_rename_is_not_repeated_when_nothing_may_be_changed_any_more() {
+    let queue = Queue::of(0, true);
+    let mut mount = Mount::with(&[("a.md", "one")], queue.clone()).await;
+    let root = mount.root.clone();
+    mount.find(&root, "a.md").await.unwrap();
+    mount.kernel.send(&renaming(100, &root, "a.md", "b.md")).await;
+    until(|| !queue.asked().is_empty()).await;
+    mount.handle.set_read_only(Some(ReadOnlyReason::LeaseLost));
+    queue.ended.add_permits(1);
+    assert_eq!(status_of(&mount.kernel.reply().await), nfsstat3::NFS3ERR_ROFS);
+    assert_eq!(mount.renames(), 0);
 }

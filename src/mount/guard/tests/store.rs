@@ -56,6 +56,8 @@ pub(super) struct Store {
     handles: Vec<String>,
     pub(super) losing: Option<(NFS_PROGRAM, Loss)>,
     pub(super) asked: Vec<NFS_PROGRAM>,
+    /// A directory that can't be read now: what is in it counts as absent, as with rclone.
+    pub(super) unreadable: Option<String>,
     /// The next RENAME is answered when this is closed.
     pub(super) gate: Option<Arc<Semaphore>>,
 }
@@ -137,6 +139,7 @@ impl Store {
             handles: Vec::new(),
             losing: None,
             asked: Vec::new(),
+            unreadable: None,
             gate: None,
         };
         store.insert("", true, b"");
@@ -288,7 +291,7 @@ impl Store {
             }
             NFS_PROGRAM::NFSPROC3_LOOKUP => {
                 let (directory, path) = self.named(&LOOKUP3args::unpack(args).unwrap().0.what)?;
-                if !self.objects.contains_key(&path) {
+                if !self.objects.contains_key(&path) || self.unreadable.as_ref() == Some(&directory) {
                     return Err(nfsstat3::NFS3ERR_NOENT);
                 }
                 let found = LOOKUP3resok {
@@ -297,6 +300,15 @@ impl Store {
                     dir_attributes: self.attributes(&directory),
                 };
                 calls::pack(&found, results);
+            }
+            NFS_PROGRAM::NFSPROC3_READDIR => {
+                let directory = self.path(&READDIR3args::unpack(args).unwrap().0.dir)?;
+                if self.unreadable.as_ref() == Some(&directory) {
+                    return Err(nfsstat3::NFS3ERR_NOTDIR);
+                }
+                // That there is a listing is all that anyone asks for.
+                calls::pack(&self.attributes(&directory), results);
+                results.extend_from_slice(&[0; 16]);
             }
             NFS_PROGRAM::NFSPROC3_CREATE => {
                 let create = CREATE3args::unpack(args).unwrap().0;

@@ -1,0 +1,64 @@
+//! A directory that rclone can't read: what is in it is not absent.
+
+use nfs3_types::nfs3::*;
+
+use super::mount::Mount;
+use super::*;
+
+#[tokio::test]
+async fn what_can_not_be_seen_is_not_called_absent_and_nothing_is_made_over_it() {
+    let mut mount = Mount::of(&[("work/plan.md", "written long ago")]).await;
+    let root = mount.root.clone();
+    let work = mount.find(&root, "work").await.unwrap().handle;
+    mount.handle.set_unread(true);
+    mount.life.store.lock().unwrap().unreadable = Some("work".into());
+    assert_eq!(mount.find(&work, "plan.md").await, Err(nfsstat3::NFS3ERR_IO));
+    let unchecked = Some(createhow3::UNCHECKED(sized(None)));
+    assert_eq!(mount.make(&work, "plan.md", unchecked).await, Err(nfsstat3::NFS3ERR_IO));
+    assert_eq!(
+        mount.find(&root, "none.md").await,
+        Err(nfsstat3::NFS3ERR_NOENT),
+        "its directory can be read"
+    );
+    mount.life.store.lock().unwrap().unreadable = None;
+    mount.find(&work, "plan.md").await.unwrap();
+    assert_eq!(
+        mount.life.content("work/plan.md").as_deref(),
+        Some(&b"written long ago"[..])
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_a_new_rclone_can_not_see_is_not_stale() {
+    let mut mount = Mount::of(&[("work/plan.md", "written long ago")]).await;
+    let root = mount.root.clone();
+    let work = mount.find(&root, "work").await.unwrap().handle;
+    let plan = mount.find(&work, "plan.md").await.unwrap();
+    let mut mount = mount.restarted().await;
+    mount.handle.set_unread(true);
+    mount.life.store.lock().unwrap().unreadable = Some("work".into());
+    assert_eq!(mount.number(&plan.handle).await, Err(nfsstat3::NFS3ERR_IO));
+    mount.life.store.lock().unwrap().unreadable = None;
+    assert_eq!(mount.number(&plan.handle).await, Ok(plan.number));
+}
+
+#[tokio::test]
+async fn rclone_is_believed_when_it_has_read_everything_and_the_bucket_answers() {
+    let mut mount = Mount::of(&[("a.md", "one")]).await;
+    let root = mount.root.clone();
+    let listings = |mount: &Mount| {
+        let asked = &mount.life.store.lock().unwrap().asked;
+        asked
+            .iter()
+            .filter(|asked| **asked == NFS_PROGRAM::NFSPROC3_READDIR)
+            .count()
+    };
+    assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
+    assert_eq!(listings(&mount), 0, "it costs nothing then");
+    mount.handle.set_away(true);
+    assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
+    assert_eq!(listings(&mount), 1);
+    let unchecked = Some(createhow3::UNCHECKED(sized(None)));
+    mount.make(&root, "none.md", unchecked).await.unwrap();
+    assert_eq!(mount.life.content("none.md").as_deref(), Some(&b""[..]));
+}

@@ -1,0 +1,79 @@
+//! Copies in the bucket that nobody has told of.
+//!
+//! A stored file is renamed by a copy in the bucket. When rclone is ended meanwhile, the copy may be carried out a moment later,
+//! over a file that had the new name, and nothing in rclone's log speaks of it. The next rclone would take that for a change that
+//! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So for a while after the end of an
+//! rclone, before a folder is read again, what the bucket has with this cache's mark and not as the cache has it goes into the
+//! ledger, which puts it right.
+//!
+//! A rename that somebody else makes in the bucket within that while, of a file that was uploaded from here over one that is
+//! cached here, looks the same and is undone.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::core::audit::{self, Cached};
+use crate::mount::cached;
+use crate::storage::StorageError;
+use crate::supervise::effects::Shared;
+use crate::supervise::prepare::Tenant;
+
+/// How long what an rclone has sent can arrive after its end.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Of larger files only the size is compared: reading them takes too long.
+const SUMMED: u64 = 4 << 20;
+
+/// Lists the bucket, if it is time for that, and has the ledger look at what may be such a copy. False when the bucket did not
+/// answer.
+pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
+    if shared.mounter_ended.get().is_none_or(|at| at.elapsed() >= WINDOW) {
+        return true;
+    }
+    match compare(shared, tenant).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(
+                event = "suspected",
+                "the cache cannot be compared with the bucket: {error}"
+            );
+            false
+        }
+    }
+}
+
+async fn compare(shared: &Shared, tenant: &Rc<Tenant>) -> Result<(), StorageError> {
+    let began = Instant::now();
+    let bucket = tenant.bucket();
+    let listed = bucket.objects().await?;
+    let (cache_dir, name, sums) = (
+        shared.config.mount.cache_dir.clone(),
+        bucket.name().to_owned(),
+        tenant.ledger.compares_sums(),
+    );
+    let compared = tokio::task::spawn_blocking(move || {
+        let differs = |(key, size, etag): &(String, u64, String)| {
+            let sum = sums && *size <= SUMMED && audit::is_md5(etag);
+            match cached::cached(&cache_dir, &name, key, sum) {
+                Ok(Cached::Whole { size: here, md5 }) => here != *size || md5.is_some_and(|md5| md5 != *etag),
+                _ => false,
+            }
+        };
+        listed.into_iter().filter(differs).map(|(key, ..)| key).collect()
+    });
+    let differing: Vec<String> = compared.await.unwrap_or_default();
+    for key in &differing {
+        let author = bucket.head(key).await?.and_then(|head| head.author);
+        if author.as_deref() == Some(tenant.ledger.author().as_str()) {
+            tenant.ledger.doubt(key, Timestamp::now());
+        }
+    }
+    tracing::debug!(
+        event = "suspected",
+        milliseconds = began.elapsed().as_millis() as u64,
+        differing = differing.len(),
+        "after the end of an rclone the cache was compared with the bucket"
+    );
+    Ok(())
+}
