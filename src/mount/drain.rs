@@ -116,7 +116,16 @@ impl Session {
     /// # Errors
     /// When rclone does not answer or does not know the directory.
     pub async fn refresh(&self, dir: &str) -> Result<(), RcError> {
-        self.0.rc.refresh(dir, Duration::from_secs(30)).await
+        if let Some(guard) = self.guard() {
+            guard.reads(dir);
+        }
+        let read = self.0.rc.refresh(dir, Duration::from_secs(30)).await;
+        if let Some(guard) = self.guard()
+            && read.as_ref().map_or_else(RcError::is_not_there, |()| true)
+        {
+            guard.has_read(dir);
+        }
+        read
     }
 
     /// syncfs on the mount, in a child process: what programs wrote without fsync reaches rclone's cache.

@@ -300,6 +300,17 @@ impl Handle {
         self.0.set_unread(unread);
     }
 
+    /// rclone forgets a directory (path in the bucket) and reads it again: until [`Handle::has_read`] it may not know what is in
+    /// it, as for [`Handle::set_unread`].
+    pub fn reads(&self, directory: &str) {
+        self.0.reads(directory);
+    }
+
+    /// It knows it again.
+    pub fn has_read(&self, directory: &str) {
+        self.0.has_read(directory);
+    }
+
     /// Whether the bucket is away, so that a directory that rclone has forgotten can't be read: as [`Handle::set_unread`].
     pub fn set_away(&self, away: bool) {
         self.0.set_away(away);

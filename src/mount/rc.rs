@@ -43,6 +43,15 @@ pub enum RcError {
     },
 }
 
+impl RcError {
+    /// The file or directory that the call was about is not there.
+    #[must_use]
+    pub fn is_not_there(&self) -> bool {
+        const WORDS: [&str; 3] = ["file does not exist", "directory not found", "no such file"];
+        matches!(self, RcError::Refused { message, .. } if WORDS.iter().any(|words| message.contains(words)))
+    }
+}
+
 /// What a failed listing of the bucket says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StorageFault {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::audit::{self, Cached, Finding, Object, Wanted};
-use crate::mount::{Entry, Ledger, RcError, Session, cached, folder_of};
+use crate::mount::{Entry, Ledger, Session, cached, folder_of};
 use crate::storage::{Bucket, Head, Placed, StorageError};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -356,7 +356,9 @@ async fn read_again(shared: &Shared, tenant: &Rc<Tenant>) {
         }
         shared.stale_folders.borrow_mut().remove(&folder);
         // A folder that is gone cannot be refreshed, and need not be.
-        if let Err(error @ RcError::Silent { .. }) = session.refresh(&folder).await {
+        if let Err(error) = session.refresh(&folder).await
+            && !error.is_not_there()
+        {
             tracing::debug!(event = "relisted", folder, "the folder cannot be read again: {error}");
             return stale(shared, &folder);
         }

@@ -50,7 +50,7 @@ pub struct Shared {
     pub claim: RefCell<Option<Rc<Claim>>>,
     /// Folders that rclone has to read again, and since when.
     pub stale_folders: RefCell<BTreeMap<String, Instant>>,
-    /// When an rclone has ended for the last time.
+    /// When an rclone has ended for the last time, until nothing of it can arrive any more.
     pub mounter_ended: Cell<Option<Instant>>,
     /// How long the first listing of the bucket took.
     pub listing_took: SetOnce<Duration>,

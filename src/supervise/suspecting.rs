@@ -2,11 +2,11 @@
 //!
 //! A stored file is renamed by a copy in the bucket. When rclone is ended meanwhile, the copy may be carried out a moment later,
 //! over a file that had the new name, and nothing in rclone's log speaks of it. The next rclone would take that for a change that
-//! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So for a while after the end of an
-//! rclone, before a folder is read again, what the bucket has with this cache's mark and not as the cache has it goes into the
+//! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So from the end of an rclone
+//! until a minute later, and once after that, before a folder is read again, what the bucket has with this cache's mark and not as the cache has it goes into the
 //! ledger, which puts it right.
 //!
-//! A rename that somebody else makes in the bucket within that while, of a file that was uploaded from here over one that is
+//! A rename that somebody else makes in the bucket meanwhile, of a file that was uploaded from here over one that is
 //! cached here, looks the same and is undone.
 
 use std::rc::Rc;
@@ -28,11 +28,17 @@ const SUMMED: u64 = 4 << 20;
 /// Lists the bucket, if it is time for that, and has the ledger look at what may be such a copy. False when the bucket did not
 /// answer.
 pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
-    if shared.mounter_ended.get().is_none_or(|at| at.elapsed() >= WINDOW) {
+    let Some(ended) = shared.mounter_ended.get() else {
         return true;
-    }
+    };
+    let late = ended.elapsed() >= WINDOW;
     match compare(shared, tenant).await {
-        Ok(()) => true,
+        Ok(()) => {
+            if late && shared.mounter_ended.get() == Some(ended) {
+                shared.mounter_ended.set(None);
+            }
+            true
+        }
         Err(error) => {
             tracing::debug!(
                 event = "suspected",

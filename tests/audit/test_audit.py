@@ -201,6 +201,54 @@ def test_a_file_renamed_over_one_that_is_uploaded_survives_an_rclone_that_is_kil
     assert tenant.stop().code == 0
 
 
+def test_a_rename_that_is_carried_out_after_its_rclone_was_killed_replaces_nothing(make_tenant, s3_server, network):
+    """Found by a storm: rclone took the late copy for somebody else's change, and threw away what it had cached of the file."""
+    tenant = make_tenant(s3_server, env=through(network) | {"TENANT_INIT_MOUNT__REFRESH_INTERVAL": "1s", "TENANT_INIT_LOG__LEVEL": "debug"}).start().wait_ready()
+    kept = {"note.md": "what was there\n" * 50, "source.md": "to be renamed\n"}
+    for name, text in kept.items():
+        (tenant.mount / name).write_text(text)
+    wait_contents(s3_server, kept)
+    wait_until(lambda: all(tenant.settled(name) for name in kept), 20)
+    copy = network.hold_next(b"X-Amz-Copy-Source")
+    rename = subprocess.Popen(["mv", "-T", tenant.mount / "source.md", tenant.mount / "note.md"], stderr=subprocess.DEVNULL)
+    assert copy.arrived.wait(20)
+    killed = tenant.service_pid("mount")
+    os.kill(killed, signal.SIGKILL)
+    assert rename.wait(20) != 0
+    wait_until(lambda: tenant.ready() and tenant.service_pid("mount") != killed, 30, tenant.log)
+    copy.deliver()
+    wait_until(lambda: s3_server.read("note.md") == kept["source.md"], 20, "the copy arrives")
+    wait_contents(s3_server, kept, 60)
+    with open(tenant.mount / "note.md", "a") as file:
+        file.write("and more\n")
+    kept["note.md"] += "and more\n"
+    assert (tenant.mount / "note.md").read_text() == kept["note.md"]
+    wait_contents(s3_server, kept)
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, kept, 0)
+
+
+def test_a_rename_that_is_carried_out_after_the_machine_died_replaces_nothing(make_tenant, s3_server, network):
+    tenant = make_tenant(s3_server, env=through(network)).start().wait_ready()
+    kept = {"note.md": "what was there\n" * 50, "source.md": "to be renamed\n"}
+    for name, text in kept.items():
+        (tenant.mount / name).write_text(text)
+    wait_contents(s3_server, kept)
+    wait_until(lambda: all(tenant.settled(name) for name in kept), 20)
+    copy = network.hold_next(b"X-Amz-Copy-Source")
+    rename = subprocess.Popen(["mv", "-T", tenant.mount / "source.md", tenant.mount / "note.md"], stderr=subprocess.DEVNULL)
+    assert copy.arrived.wait(20)
+    tenant.kill()
+    copy.deliver()
+    rename.wait(20)
+    wait_until(lambda: s3_server.read("note.md") == kept["source.md"], 20, "the copy arrives")
+    tenant.clean_up()
+    tenant.start().wait_ready()
+    assert {name: (tenant.mount / name).read_text() for name in kept} == kept
+    wait_contents(s3_server, kept, 20)
+    assert tenant.stop().code == 0
+
+
 def test_an_upload_that_arrives_late_is_undone_when_rclone_is_killed_then(tenant, s3_server, network):
     """The next rclone finds it in the bucket, and would take its cached file for outdated. (Found by a storm.)"""
     old = uploading(tenant, network, "old\n")

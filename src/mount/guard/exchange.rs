@@ -8,7 +8,7 @@
 //!
 //! Everything is behind one mutex that is never held across an await; the supervisor has one thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -130,6 +130,7 @@ impl Exchange {
                 order: Order::default(),
                 given_up: false,
                 unread: false,
+                reading: BTreeSet::new(),
                 away: false,
                 moving: Vec::new(),
                 waiting: HashMap::new(),
@@ -291,6 +292,14 @@ impl Exchange {
         self.state().unread = unread;
     }
 
+    pub(super) fn reads(&self, directory: &str) {
+        self.state().reading.insert(directory.to_owned());
+    }
+
+    pub(super) fn has_read(&self, directory: &str) {
+        self.state().reading.remove(directory);
+    }
+
     pub(super) fn set_away(&self, away: bool) {
         self.state().away = away;
     }
@@ -298,7 +307,7 @@ impl Exchange {
     /// May rclone call something absent because it can't read the directory?
     pub(super) fn may_be_blind(&self) -> bool {
         let state = self.state();
-        state.unread || state.away
+        state.unread || state.away || !state.reading.is_empty()
     }
 
     /// Ends a call that was refused on its way, with a status for the reply.
@@ -475,6 +484,7 @@ impl Exchange {
         self.nodes().renew();
         let state = &mut *self.state();
         state.upstream = upstream;
+        state.reading.clear();
         state.generation += 1;
         state.down = false;
         state.idle.clear();

@@ -1,6 +1,6 @@
 //! What the exchange knows, and decides at once: behind its mutex.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) given_up: bool,
     /// There may be directories that rclone has not read.
     pub(super) unread: bool,
+    /// Directories (paths in the bucket) that it reads again, and may not come to an end with.
+    pub(super) reading: BTreeSet<String>,
     /// The bucket does not answer.
     pub(super) away: bool,
     /// Files that are being renamed, or replaced by that, or are about to.

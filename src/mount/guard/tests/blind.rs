@@ -43,6 +43,22 @@ async fn a_file_that_a_new_rclone_can_not_see_is_not_stale() {
 }
 
 #[tokio::test]
+async fn a_directory_that_is_read_again_is_not_believed_empty() {
+    let mut mount = Mount::of(&[("work/plan.md", "written long ago")]).await;
+    let root = mount.root.clone();
+    let work = mount.find(&root, "work").await.unwrap().handle;
+    mount.handle.reads("work");
+    mount.life.store.lock().unwrap().unreadable = Some("work".into());
+    assert_eq!(mount.find(&work, "plan.md").await, Err(nfsstat3::NFS3ERR_IO));
+    mount.handle.has_read("work");
+    assert_eq!(
+        mount.find(&work, "plan.md").await,
+        Err(nfsstat3::NFS3ERR_NOENT),
+        "it has been read"
+    );
+}
+
+#[tokio::test]
 async fn rclone_is_believed_when_it_has_read_everything_and_the_bucket_answers() {
     let mut mount = Mount::of(&[("a.md", "one")]).await;
     let root = mount.root.clone();
