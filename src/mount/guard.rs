@@ -95,23 +95,30 @@ pub trait Observer: Send + Sync {
 /// What is waited for.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What has to be known about rclone's uploads for a rename, which must not meet one.
-pub trait Uploads: Send + Sync {
+/// What the guard has to know about rclone that its server does not say.
+pub trait Rclone: Send + Sync {
     /// Waits until a file (path in the bucket) may be renamed: until neither it nor what has the new name is uploaded or to be
     /// uploaded, as far as that matters. `Err`: that takes too long, in words.
     fn settled<'a>(&'a self, from: &'a str, to: &'a str) -> Waiting<'a, Result<(), String>>;
 
     /// The last rename to that name has failed for a reason that passes.
     fn may_be_renamed_later(&self, to: &str) -> bool;
+
+    /// The bucket has failed it a moment ago.
+    fn was_failed(&self) -> bool;
 }
 
-/// Nothing is uploaded, and no rename is tried again.
-impl Uploads for () {
+/// Nothing is uploaded, no rename is tried again, and the bucket never fails.
+impl Rclone for () {
     fn settled<'a>(&'a self, _: &'a str, _: &'a str) -> Waiting<'a, Result<(), String>> {
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn may_be_renamed_later(&self, _: &str) -> bool {
+        false
+    }
+
+    fn was_failed(&self) -> bool {
         false
     }
 }
@@ -139,13 +146,13 @@ impl Guard {
     ///
     /// # Errors
     /// When there is no free port or no descriptor.
-    pub async fn bind(observer: Arc<dyn Observer>, uploads: Arc<dyn Uploads>) -> io::Result<Self> {
+    pub async fn bind(observer: Arc<dyn Observer>, rclone: Arc<dyn Rclone>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let local = listener.local_addr()?;
         Ok(Self {
             listener,
             local,
-            exchange: Arc::new(Exchange::new(observer, uploads)),
+            exchange: Arc::new(Exchange::new(observer, rclone)),
             admit: peer::may_connect,
         })
     }

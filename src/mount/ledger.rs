@@ -17,13 +17,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use crate::core::audit::Wanted;
+
+mod journal;
 
 /// More names than this are not remembered at a time; far more than a person or an agent changes in an outage.
 const MOST: usize = 100_000;
@@ -34,8 +35,6 @@ const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// A journal is written anew when it has this many lines more than names.
 const SLACK: usize = 1000;
 
-/// The journal of a bucket, between these two.
-const JOURNAL: (&str, &str) = ("ledger-", ".jsonl");
 const AUTHOR: &str = "author";
 
 /// See the module. Clones share one list.
@@ -77,28 +76,6 @@ pub struct Entry {
     removal: bool,
 }
 
-/// One line of the journal.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wanted: Option<Written>,
-    since: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    risk: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    seen: bool,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Written {
-    Absent,
-    Uploaded,
-    Copied,
-    Doubtful,
-}
-
 impl Ledger {
     /// The list that an earlier life left in `cache_dir` for `bucket`.
     #[must_use]
@@ -108,12 +85,12 @@ impl Ledger {
             author: fs::read_to_string(cache_dir.join(AUTHOR)).unwrap_or_default(),
             ..List::default()
         };
-        for line in fs::read(journal(cache_dir, bucket))
+        for line in fs::read(journal::path(cache_dir, bucket))
             .unwrap_or_default()
             .split(|byte| *byte == b'\n')
         {
             // The last line may be torn.
-            let Ok(line) = serde_json::from_slice::<Line>(line) else {
+            let Ok(line) = serde_json::from_slice::<journal::Line>(line) else {
                 continue;
             };
             list.lines += 1;
@@ -139,10 +116,20 @@ impl Ledger {
         let entries = fs::read_dir(cache_dir).into_iter().flatten().flatten();
         let buckets = entries.filter_map(|entry| {
             let name = entry.file_name();
-            let bucket = name.to_str()?.strip_prefix(JOURNAL.0)?.strip_suffix(JOURNAL.1)?;
+            let bucket = name
+                .to_str()?
+                .strip_prefix(journal::NAME.0)?
+                .strip_suffix(journal::NAME.1)?;
             Some(Ledger::load(cache_dir, bucket))
         });
         buckets.collect()
+    }
+
+    /// When the journal in `cache_dir` was written to for the last time; none when there is none.
+    #[must_use]
+    pub fn last_written(cache_dir: &Path, bucket: &str) -> Option<Timestamp> {
+        let written = fs::metadata(journal::path(cache_dir, bucket)).ok()?.modified().ok()?;
+        Timestamp::try_from(written).ok()
     }
 
     /// From now on changes are written to `cache_dir`, which nobody else uses. Again after each start of rclone.
@@ -346,6 +333,19 @@ impl Ledger {
         }
     }
 
+    /// The copy to `name` is in the bucket, and the cache still has what was there before: remembered as long as that may be taken
+    /// for something to be put right.
+    pub fn remember_copy(&self, name: &str, entry: &Entry, now: Timestamp) {
+        let list = &mut *self.lock();
+        if entry.seen || list.names.get(name) != Some(entry) {
+            return;
+        }
+        list.change(name, |entry| {
+            (entry.seen, entry.next, entry.risk) = (true, now + RISK, entry.risk.max(now + RISK));
+        });
+        list.write(name, now);
+    }
+
     /// Somebody else has changed `name` since: nothing that was done here is to be kept up.
     pub fn give_up(&self, name: &str, entry: &Entry, now: Timestamp) {
         let list = &mut *self.lock();
@@ -530,17 +530,17 @@ impl List {
     fn write(&mut self, name: &str, now: Timestamp) {
         let Some(journal) = &mut self.journal else { return };
         self.lines += 1;
-        if let Err(error) = line(name, self.names.get(name), now).and_then(|line| journal.write_all(&line)) {
+        if let Err(error) = journal::line(name, self.names.get(name), now).and_then(|line| journal.write_all(&line)) {
             self.trouble.get_or_insert(error);
         }
     }
 
     fn write_anew(&mut self, cache_dir: &Path) -> io::Result<()> {
-        let file = journal(cache_dir, &self.bucket);
+        let file = journal::path(cache_dir, &self.bucket);
         let fresh = file.with_extension("new");
         let mut text = Vec::new();
         for (name, entry) in &self.names {
-            text.extend(line(name, Some(entry), entry.since)?);
+            text.extend(journal::line(name, Some(entry), entry.since)?);
         }
         fs::write(&fresh, &text)?;
         fs::rename(&fresh, &file)?;
@@ -554,44 +554,6 @@ impl List {
 #[must_use]
 pub fn folder_of(name: &str) -> &str {
     name.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-fn journal(cache_dir: &Path, bucket: &str) -> PathBuf {
-    cache_dir.join(format!("{}{bucket}{}", JOURNAL.0, JOURNAL.1))
-}
-
-fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(&Line {
-        name: name.to_owned(),
-        wanted: entry.map(|entry| entry.wanted.into()),
-        since: entry.map_or(now, |entry| entry.since),
-        risk: entry.map(|entry| entry.risk).filter(|risk| *risk > now),
-        seen: entry.is_some_and(|entry| entry.seen),
-    })?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-impl From<Wanted> for Written {
-    fn from(wanted: Wanted) -> Written {
-        match wanted {
-            Wanted::Absent => Written::Absent,
-            Wanted::Uploaded => Written::Uploaded,
-            Wanted::Copied => Written::Copied,
-            Wanted::Doubtful => Written::Doubtful,
-        }
-    }
-}
-
-impl From<Written> for Wanted {
-    fn from(written: Written) -> Wanted {
-        match written {
-            Written::Absent => Wanted::Absent,
-            Written::Uploaded => Wanted::Uploaded,
-            Written::Copied => Wanted::Copied,
-            Written::Doubtful => Wanted::Doubtful,
-        }
-    }
 }
 
 #[cfg(test)]

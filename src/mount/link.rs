@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::MountError;
-use super::guard::{Guard, Handle, Observer, Uploads};
+use super::guard::{Guard, Handle, Observer, Rclone};
 use super::renames::Renames;
 
 /// Few servers listen here by default.
@@ -26,7 +26,7 @@ impl Link {
     /// Starts a guard for the rclone that will listen on `upstream`.
     pub(super) async fn open(observer: Arc<dyn Observer>, renames: Renames, upstream: u16) -> Result<Link, MountError> {
         let renames = Arc::new(renames);
-        let guard = Guard::bind(observer, Arc::clone(&renames) as Arc<dyn Uploads>)
+        let guard = Guard::bind(observer, Arc::clone(&renames) as Arc<dyn Rclone>)
             .await
             .map_err(|source| MountError::Port { source })?;
         let link = Link {

@@ -32,6 +32,9 @@ pub struct LogTail {
     failed_renames: Arc<watch::Sender<Vec<FailedRename>>>,
 }
 
+/// The bucket counts as failing for this long after rclone has said so.
+const LATELY: Duration = Duration::from_secs(5);
+
 /// Two attempts of one rename are not further apart.
 const ATTEMPTS: Duration = Duration::from_secs(60);
 
@@ -72,6 +75,7 @@ struct Tail {
     upload_failures: u64,
     upload_failure: Option<String>,
     slow_downs: u64,
+    failed: Option<Instant>,
 }
 
 impl LogTail {
@@ -132,6 +136,11 @@ impl LogTail {
             .is_some_and(FailedRename::passes)
     }
 
+    /// Has the bucket failed rclone within the last seconds?
+    pub(super) fn was_failed(&self) -> bool {
+        self.with(|tail| tail.failed.is_some_and(|at| at.elapsed() < LATELY))
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Tail) -> T) -> T {
         work(&mut self.tail.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -156,6 +165,9 @@ impl LogTail {
                 tail.upload_failures += 1;
                 tail.slow_downs += u64::from(asks_to_slow_down(&why));
                 tail.upload_failure = Some(why);
+            }
+            if line.message.contains("operation error S3") {
+                tail.failed = Some(Instant::now());
             }
             if line.level >= Level::Error {
                 if tail.serious.len() == TAIL {

@@ -1,4 +1,4 @@
-//! What the guard asks before and after a rename: see `guard::rename`.
+//! What the guard asks about rclone: its uploads before a rename (see `guard::rename`), and what it has said.
 //!
 //! A file that was never stored is renamed in rclone's cache alone, at once, and its upload goes on under the new name. That is
 //! how programs save, and how new notes are moved in an outage. For any other the uploads of both names are hurried and
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::cached;
-use super::guard::{Uploads, Waiting};
+use super::guard::{Rclone, Waiting};
 use super::log::LogTail;
 use super::pending::read_meta;
 use super::rc::{QueueItem, Rc, RcError};
@@ -104,13 +104,17 @@ impl Renames {
     }
 }
 
-impl Uploads for Renames {
+impl Rclone for Renames {
     fn settled<'a>(&'a self, from: &'a str, to: &'a str) -> Waiting<'a, Result<(), String>> {
         Box::pin(self.wait(from, to))
     }
 
     fn may_be_renamed_later(&self, to: &str) -> bool {
         lock(&self.log).may_be_renamed_later(to)
+    }
+
+    fn was_failed(&self) -> bool {
+        lock(&self.log).was_failed()
     }
 }
 

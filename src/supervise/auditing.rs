@@ -191,7 +191,12 @@ impl Audit {
         let found = head.as_ref().map(|head| self.object(head));
         match audit::judge(entry.wanted, found.as_ref(), &cached, entry.may_be_lost()) {
             Finding::AsWanted => {
-                self.ledger.settle(name, entry, Timestamp::now());
+                let whole = matches!(cached, Cached::Whole { .. });
+                if entry.wanted == Wanted::Copied && whole && !entry.seen {
+                    self.ledger.remember_copy(name, entry, Timestamp::now());
+                } else {
+                    self.ledger.settle(name, entry, Timestamp::now());
+                }
                 let own = found.as_ref().is_none_or(|object| object.ours);
                 return Ok(if own { Seen::Own(head) } else { Seen::Other });
             }

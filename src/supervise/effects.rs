@@ -19,6 +19,7 @@ use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::storage::OwnChanges;
 use crate::supervise::prepare::Tenant;
+use crate::supervise::suspecting::Ended;
 use crate::supervise::warm::Warm;
 use crate::supervise::{Keys, application, finish, holding, indexing, keys, leasing, mounting, prepare, shipping};
 
@@ -51,7 +52,7 @@ pub struct Shared {
     /// Folders that rclone has to read again, and since when.
     pub stale_folders: RefCell<BTreeMap<String, Instant>>,
     /// When an rclone has ended for the last time, until nothing of it can arrive any more.
-    pub mounter_ended: Cell<Option<Instant>>,
+    pub mounter_ended: Cell<Option<Ended>>,
     /// How long the first listing of the bucket took.
     pub listing_took: SetOnce<Duration>,
     /// How this machine's own changes were seen in the bucket since the last listing of it.

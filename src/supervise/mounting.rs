@@ -12,7 +12,7 @@ use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{application, auditing, relisting};
+use crate::supervise::{application, auditing, relisting, suspecting};
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -182,7 +182,7 @@ async fn watch(shared: Rc<Shared>, session: Session) {
             }
         }
     };
-    shared.mounter_ended.set(Some(std::time::Instant::now()));
+    shared.mounter_ended.set(Some(suspecting::Ended::now()));
     let mut words = status.to_string();
     if status.signal() == Some(9) && kills.as_ref().and_then(Kills::count) > before {
         words = format!("{words}; the kernel killed it for memory: give the machine more");

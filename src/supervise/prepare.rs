@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::app::command;
 use crate::app::projects::{self, Saved};
@@ -12,12 +12,13 @@ use crate::core::policy::STORAGE_PATIENCE;
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
 use crate::index::Remote;
-use crate::mount::{self, Ledger, cached};
+use crate::mount::{self, Ledger};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
 use crate::supervise::relisting::Listing;
+use crate::supervise::suspecting::Ended;
 use crate::supervise::{Keys, finish, keys, relisting, warm};
 
 /// See `probe_storage`.
@@ -115,8 +116,9 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
     };
     *shared.bucket.borrow_mut() = Some(bundle.storage.bucket.clone());
     let earlier = finish::found(config, &bundle.storage.bucket);
-    if earlier.cut_short && cached::path(&config.mount.cache_dir, &bundle.storage.bucket, "").is_dir() {
-        shared.mounter_ended.set(Some(Instant::now()));
+    if earlier.cut_short {
+        let ended = Ended::before(&config.mount.cache_dir, &bundle.storage.bucket);
+        shared.mounter_ended.set(ended);
     }
     tracing::info!(
         event = "credentials",

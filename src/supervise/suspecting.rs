@@ -3,19 +3,21 @@
 //! A stored file is renamed by a copy in the bucket. When rclone is ended meanwhile, the copy may be carried out a moment later,
 //! over a file that had the new name, and nothing in rclone's log speaks of it. The next rclone would take that for a change that
 //! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So from the end of an rclone
-//! until a minute later, and once after that, before a folder is read again, what the bucket has with this cache's mark and not as the cache has it goes into the
-//! ledger, which puts it right.
+//! until a minute later, and once after that, before a folder is read again, what has come into the bucket since with this
+//! cache's mark, and is not as the cache has it, goes into the ledger, which puts it right.
 //!
-//! A rename that somebody else makes in the bucket meanwhile, of a file that was uploaded from here over one that is
+//! A rename that rclone has told of is in the ledger for as long (the cache may still have what the target had before), and is
+//! left alone. One that somebody else makes in the bucket meanwhile, of a file that was uploaded from here over one that is
 //! cached here, looks the same and is undone.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::core::audit::{self, Cached};
-use crate::mount::cached;
+use crate::mount::{Ledger, cached};
 use crate::storage::StorageError;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -25,14 +27,40 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Of larger files only the size is compared: reading them takes too long.
 const SUMMED: u64 = 4 << 20;
 
+/// A copy that was on its way at the end of an rclone may have been carried out this much earlier.
+const BEFORE: SignedDuration = SignedDuration::from_secs(10);
+
+/// The end of an rclone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    noticed: Instant,
+    at: Timestamp,
+}
+
+impl Ended {
+    /// Just now.
+    pub fn now() -> Ended {
+        Ended {
+            noticed: Instant::now(),
+            at: Timestamp::now(),
+        }
+    }
+
+    /// That of an earlier life with this cache: when it wrote something down for the last time. None when it never did.
+    pub fn before(cache_dir: &Path, bucket: &str) -> Option<Ended> {
+        let at = Ledger::last_written(cache_dir, bucket)?;
+        Some(Ended { at, ..Ended::now() })
+    }
+}
+
 /// Lists the bucket, if it is time for that, and has the ledger look at what may be such a copy. False when the bucket did not
 /// answer.
 pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
     let Some(ended) = shared.mounter_ended.get() else {
         return true;
     };
-    let late = ended.elapsed() >= WINDOW;
-    match compare(shared, tenant).await {
+    let late = ended.noticed.elapsed() >= WINDOW;
+    match compare(shared, tenant, ended.at).await {
         Ok(()) => {
             if late && shared.mounter_ended.get() == Some(ended) {
                 shared.mounter_ended.set(None);
@@ -49,7 +77,7 @@ pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
     }
 }
 
-async fn compare(shared: &Shared, tenant: &Rc<Tenant>) -> Result<(), StorageError> {
+async fn compare(shared: &Shared, tenant: &Rc<Tenant>, ended: Timestamp) -> Result<(), StorageError> {
     let began = Instant::now();
     let bucket = tenant.bucket();
     let listed = bucket.objects().await?;
@@ -70,8 +98,10 @@ async fn compare(shared: &Shared, tenant: &Rc<Tenant>) -> Result<(), StorageErro
     });
     let differing: Vec<String> = compared.await.unwrap_or_default();
     for key in &differing {
-        let author = bucket.head(key).await?.and_then(|head| head.author);
-        if author.as_deref() == Some(tenant.ledger.author().as_str()) {
+        let Some(head) = bucket.head(key).await? else { continue };
+        let skew = bucket.clock_skew().unwrap_or_default();
+        let since = head.modified >= ended + skew - BEFORE;
+        if since && head.author.as_deref() == Some(tenant.ledger.author().as_str()) {
             tenant.ledger.doubt(key, Timestamp::now());
         }
     }

@@ -249,6 +249,30 @@ def test_a_rename_that_is_carried_out_after_the_machine_died_replaces_nothing(ma
     assert tenant.stop().code == 0
 
 
+def test_a_rename_of_what_is_only_in_the_bucket_stays_when_rclone_is_killed_after_it(make_tenant, s3_server, network):
+    """The cache still has what the file had before that was replaced."""
+    tenant = make_tenant(s3_server, env=through(network)).start().wait_ready()
+    files = {"note.md": "what was there\n" * 50, "source.md": "to be renamed\n"}
+    for name, text in files.items():
+        (tenant.mount / name).write_text(text)
+    wait_contents(s3_server, files)
+    assert tenant.stop().code == 0
+    for kind in ("vfs", "vfsMeta"):
+        (tenant.cache / kind / "tenant/notes/source.md").unlink()
+    tenant.start().wait_ready()
+    assert (tenant.mount / "note.md").read_text() == files["note.md"]
+    os.replace(tenant.mount / "source.md", tenant.mount / "note.md")
+    wait_contents(s3_server, {"note.md": files["source.md"]})
+    killed = tenant.service_pid("mount")
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: tenant.ready() and tenant.service_pid("mount") != killed, 30, tenant.log)
+    assert tenant.stop().code == 0
+    wait_contents(s3_server, {"note.md": files["source.md"]}, 0)
+    tenant.start().wait_ready()
+    assert (tenant.mount / "note.md").read_text() == files["source.md"]
+    assert not restored(tenant, "note.md")
+
+
 def test_an_upload_that_arrives_late_is_undone_when_rclone_is_killed_then(tenant, s3_server, network):
     """The next rclone finds it in the bucket, and would take its cached file for outdated. (Found by a storm.)"""
     old = uploading(tenant, network, "old\n")

@@ -28,7 +28,7 @@ use super::procedure::{Effect, Scope};
 use super::record::MAX_RECORD;
 use super::reply::{self, Outcome};
 use super::state::{Idle, State, Waiting};
-use super::{Observer, ReadOnlyReason, Uploads, path};
+use super::{Observer, Rclone, ReadOnlyReason, path};
 
 /// Bytes of calls held at a time. A connection that would go over it is not read until there is room: the kernel's
 /// socket fills up and it waits.
@@ -91,7 +91,7 @@ pub(super) struct Exchange {
     /// May be locked while `state` is, not the other way round.
     nodes: Mutex<Nodes>,
     observer: Arc<dyn Observer>,
-    pub(super) uploads: Arc<dyn Uploads>,
+    pub(super) rclone: Arc<dyn Rclone>,
     /// Where paths run: the handle may be used on any thread.
     runtime: runtime::Handle,
     pub(super) request_room: Arc<Semaphore>,
@@ -116,7 +116,7 @@ pub(super) fn permits(bytes: usize) -> u32 {
 
 impl Exchange {
     /// For use within a runtime.
-    pub(super) fn new(observer: Arc<dyn Observer>, uploads: Arc<dyn Uploads>) -> Self {
+    pub(super) fn new(observer: Arc<dyn Observer>, rclone: Arc<dyn Rclone>) -> Self {
         Self {
             state: Mutex::new(State {
                 upstream: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -143,7 +143,7 @@ impl Exchange {
             }),
             nodes: Mutex::new(Nodes::new()),
             observer,
-            uploads,
+            rclone,
             runtime: runtime::Handle::current(),
             request_room: Arc::new(Semaphore::new(permits(REQUEST_ROOM) as usize)),
             reply_room: Arc::new(Semaphore::new(permits(REPLY_ROOM) as usize)),
@@ -306,6 +306,9 @@ impl Exchange {
 
     /// May rclone call something absent because it can't read the directory?
     pub(super) fn may_be_blind(&self) -> bool {
+        if self.rclone.was_failed() {
+            return true;
+        }
         let state = self.state();
         state.unread || state.away || !state.reading.is_empty()
     }

@@ -3,7 +3,7 @@
 //! What is stored rclone (1.75.2) renames by a copy in the bucket, and it does not keep that apart from its uploads of the two
 //! files. An upload of the source that ends meanwhile is taken for one of the new name, and that of the target can arrive after
 //! the copy; when the copy is not as long as rclone thinks the source is, it takes the object away, and with it what the target
-//! had before. So both uploads are waited for ([`super::Uploads`]), and nothing is written to the two files until the rename has
+//! had before. So both uploads are waited for ([`super::Rclone`]), and nothing is written to the two files until the rename has
 //! ended ([`super::order`]).
 //!
 //! A bucket that does not answer for a moment makes a rename fail that would succeed a moment later; it is tried again for a
@@ -44,7 +44,7 @@ impl Path {
         let mut failed = None;
         let mut pause = PAUSE;
         loop {
-            if let Err(why) = excused(exchange, call, exchange.uploads.settled(&from, &to)).await {
+            if let Err(why) = excused(exchange, call, exchange.rclone.settled(&from, &to)).await {
                 tracing::warn!(
                     event = "rename_refused",
                     from,
@@ -70,7 +70,7 @@ impl Path {
                 return Err(io::Error::other("rclone is being replaced"));
             }
             let failed = *failed.get_or_insert_with(Instant::now);
-            if failed.elapsed() + pause >= PATIENCE || !exchange.uploads.may_be_renamed_later(&to) {
+            if failed.elapsed() + pause >= PATIENCE || !exchange.rclone.may_be_renamed_later(&to) {
                 return Ok(outcome);
             }
             excused(exchange, call, sleep(pause)).await;

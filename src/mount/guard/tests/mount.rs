@@ -33,13 +33,13 @@ impl Mount {
         Self::with(files, Arc::new(())).await
     }
 
-    pub(super) async fn with(files: &[(&str, &str)], uploads: Arc<dyn Uploads>) -> Self {
+    pub(super) async fn with(files: &[(&str, &str)], rclone: Arc<dyn Rclone>) -> Self {
         let mut store = Store::new(1);
         for (path, content) in files {
             store.put(path, content.as_bytes());
         }
         let life = Life::begin(store).await;
-        let mut guard = Guard::bind(Arc::new(Seen::default()), uploads).await.unwrap();
+        let mut guard = Guard::bind(Arc::new(Seen::default()), rclone).await.unwrap();
         guard.admit = |_, _| true;
         let (port, handle) = (guard.port(), guard.handle());
         tokio::spawn(guard.run(life.address));

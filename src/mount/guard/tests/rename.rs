@@ -33,7 +33,7 @@ impl Queue {
     }
 }
 
-impl Uploads for Queue {
+impl Rclone for Queue {
     fn settled<'a>(&'a self, from: &'a str, to: &'a str) -> Waiting<'a, Result<(), String>> {
         self.asked.lock().unwrap().push((from.to_owned(), to.to_owned()));
         Box::pin(async {
@@ -46,6 +46,9 @@ impl Uploads for Queue {
     }
     fn may_be_renamed_later(&self, _: &str) -> bool {
         self.passes
+    }
+    fn was_failed(&self) -> bool {
+        false
     }
 }
 
