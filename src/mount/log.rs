@@ -344,6 +344,32 @@ mod tests {
         assert_eq!(serious[1..], ["plain words", "unterminated"]);
     }
 
+    #[tokio::test]
+    async fn renames_that_failed_are_told_apart() {
+        let failed = |to: &str, why: &str| {
+            let line =
+                serde_json::json!({ "level": "error", "msg": format!("File.Rename error: {why}"), "object": to });
+            format!("{line}\n")
+        };
+        let (no_answer, gone) = (
+            "operation error S3: DeleteObject, https response error StatusCode: 0, RequestID: , request send failed",
+            "operation error S3: CopyObject, https response error StatusCode: 404, RequestID: X, api error NoSuchKey: x",
+        );
+        let tail = LogTail::default();
+        assert!(!tail.was_failed() && !tail.may_be_renamed_later("a"));
+        forward(failed("a", no_answer).as_bytes(), tail.clone()).await;
+        assert!(tail.was_failed() && tail.may_be_renamed_later("a") && !tail.may_be_renamed_later("b"));
+        // Somebody has deleted it; and in between another rename has failed.
+        forward((failed("b", gone) + &failed("c", no_answer)).as_bytes(), tail.clone()).await;
+        assert!(!tail.may_be_renamed_later("b"));
+        let mixed_up = || tail.failed_rename(FailedRename::leaves_files_mixed_up);
+        let waited = tokio::time::timeout(Duration::from_millis(20), mixed_up()).await;
+        assert!(waited.is_err(), "nothing is mixed up yet");
+        // It was done by the attempt before, whose answer was lost.
+        forward(failed("a", gone).as_bytes(), tail.clone()).await;
+        assert!(mixed_up().await.starts_with("a: "));
+    }
+
     #[test]
     fn a_flood_is_limited_and_recovers() {
         let start = Instant::now();

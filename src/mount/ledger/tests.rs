@@ -107,7 +107,7 @@ fn what_nobody_has_seen_survives_in_the_journal() {
     ledger.note(UPLOADED, Some("d.md"), now);
     let (name, entry) = ledger.due(now).remove(1);
     ledger.settle(&name, &entry, now);
-    let journal = journal(cache.path(), "notes");
+    let journal = journal::path(cache.path(), "notes");
     let torn = [fs::read(&journal).unwrap(), b"{\"name\":\"z".to_vec()].concat();
     fs::write(&journal, torn).unwrap();
     let again = Ledger::load(cache.path(), "notes");

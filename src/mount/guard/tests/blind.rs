@@ -2,6 +2,7 @@
 
 use nfs3_types::nfs3::*;
 
+use super::super::*;
 use super::mount::Mount;
 use super::*;
 
@@ -40,6 +41,35 @@ async fn a_file_that_a_new_rclone_can_not_see_is_not_stale() {
     assert_eq!(mount.number(&plan.handle).await, Err(nfsstat3::NFS3ERR_IO));
     mount.life.store.lock().unwrap().unreadable = None;
     assert_eq!(mount.number(&plan.handle).await, Ok(plan.number));
+}
+
+/// An rclone that the bucket has just failed.
+struct Failed;
+
+impl Rclone for Failed {
+    fn settled<'a>(&'a self, _: &'a str, _: &'a str) -> Waiting<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn may_be_renamed_later(&self, _: &str) -> bool {
+        false
+    }
+    fn was_failed(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn an_rclone_that_the_bucket_has_just_failed_is_not_believed() {
+    let mut mount = Mount::with(&[("work/plan.md", "written long ago")], Arc::new(Failed)).await;
+    let root = mount.root.clone();
+    let work = mount.find(&root, "work").await.unwrap().handle;
+    mount.life.store.lock().unwrap().unreadable = Some("work".into());
+    assert_eq!(mount.find(&work, "plan.md").await, Err(nfsstat3::NFS3ERR_IO));
+    assert_eq!(
+        mount.find(&root, "none.md").await,
+        Err(nfsstat3::NFS3ERR_NOENT),
+        "its directory can be read"
+    );
 }
 
 #[tokio::test]
