@@ -8,7 +8,7 @@
 //!
 //! Everything is behind one mutex that is never held across an await; the supervisor has one thread.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::buffers::Buffers;
 use super::call::{Key, Plan};
 use super::client::Client;
 use super::memory::{Absent, Replies};
-use super::nodes::Nodes;
+use super::nodes::{Nodes, Remote};
 use super::order::{Lines, Order, Ticket};
 use super::procedure::{Effect, Scope};
 use super::record::MAX_RECORD;
@@ -130,6 +130,7 @@ impl Exchange {
                 order: Order::default(),
                 given_up: false,
                 unread: false,
+                listed: HashSet::new(),
                 reading: BTreeSet::new(),
                 away: false,
                 moving: Vec::new(),
@@ -305,12 +306,20 @@ impl Exchange {
     }
 
     /// May rclone call something absent because it can't read the directory?
-    pub(super) fn may_be_blind(&self) -> bool {
+    pub(super) fn may_be_blind(&self, directory: &Remote) -> bool {
         if self.rclone.was_failed() {
             return true;
         }
         let state = self.state();
-        state.unread || state.away || !state.reading.is_empty()
+        state.away || !state.reading.is_empty() || (state.unread && !state.listed.contains(directory))
+    }
+
+    /// It has read it, and will know it as long as it runs.
+    pub(super) fn is_listed(&self, directory: &Remote) {
+        let state = &mut *self.state();
+        if state.unread {
+            state.listed.insert(*directory);
+        }
     }
 
     /// Ends a call that was refused on its way, with a status for the reply.
@@ -488,6 +497,7 @@ impl Exchange {
         let state = &mut *self.state();
         state.upstream = upstream;
         state.reading.clear();
+        state.listed.clear();
         state.generation += 1;
         state.down = false;
         state.idle.clear();

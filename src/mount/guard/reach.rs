@@ -180,7 +180,7 @@ impl Path {
     }
 
     async fn can_list(&mut self, exchange: &Exchange, directory: &Remote) -> io::Result<bool> {
-        if !exchange.may_be_blind() {
+        if !exchange.may_be_blind(directory) {
             return Ok(true);
         }
         let arguments = READDIR3args {
@@ -196,7 +196,11 @@ impl Path {
         let reply = std::mem::take(&mut self.reply);
         let outcome = self.round_trip(exchange, &request, XID, Procedure::of(number)).await?;
         self.reply = reply;
-        Ok(outcome == Outcome::Ok)
+        let seen = outcome == Outcome::Ok;
+        if seen {
+            exchange.is_listed(directory);
+        }
+        Ok(seen)
     }
 
     async fn make(&mut self, exchange: &Exchange, directory: &Remote, name: &[u8]) -> io::Result<Option<Remote>> {

@@ -1,6 +1,6 @@
 //! What the exchange knows, and decides at once: behind its mutex.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use super::call::{Identity, Key, Plan};
 use super::client::Client;
 use super::exchange::Call;
 use super::memory::{Absent, Replies};
+use super::nodes::Remote;
 use super::order::{Lines, Order, Ticket};
 use super::procedure::{Procedure, Scope};
 use super::reply::Outcome;
@@ -45,6 +46,8 @@ pub(super) struct State {
     pub(super) given_up: bool,
     /// There may be directories that rclone has not read.
     pub(super) unread: bool,
+    /// Those that it has read for us since.
+    pub(super) listed: HashSet<Remote>,
     /// Directories (paths in the bucket) that it reads again, and may not come to an end with.
     pub(super) reading: BTreeSet<String>,
     /// The bucket does not answer.

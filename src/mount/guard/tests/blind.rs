@@ -101,9 +101,16 @@ async fn rclone_is_believed_when_it_has_read_everything_and_the_bucket_answers()
     };
     assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
     assert_eq!(listings(&mount), 0, "it costs nothing then");
+    mount.handle.set_unread(true);
+    for _ in 0..2 {
+        assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
+    }
+    assert_eq!(listings(&mount), 1, "a directory that it has read it knows");
     mount.handle.set_away(true);
-    assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
-    assert_eq!(listings(&mount), 1);
+    for _ in 0..2 {
+        assert_eq!(mount.find(&root, "none.md").await, Err(nfsstat3::NFS3ERR_NOENT));
+    }
+    assert_eq!(listings(&mount), 3);
     let unchecked = Some(createhow3::UNCHECKED(sized(None)));
     mount.make(&root, "none.md", unchecked).await.unwrap();
     assert_eq!(mount.life.content("none.md").as_deref(), Some(&b""[..]));
