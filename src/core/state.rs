@@ -292,6 +292,15 @@ impl State {
             .map_or(0.0, |began| now.saturating_sub(began).as_secs_f64())
     }
 
+    /// The mount is given up: calls on it wait for nothing.
+    pub(super) fn serves_nothing(&self) -> bool {
+        match &self.stage {
+            Stage::Recovering(_) => true,
+            Stage::Stopping(stop) => !stop.mounted,
+            _ => false,
+        }
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         matches!(self.stage, Stage::Stopping(_) | Stage::Stopped)
     }

@@ -383,7 +383,7 @@ impl State {
                     "the app did not end in time and is killed".into(),
                 ));
                 actions.push(Action::KillApp);
-                if matches!(self.stage, Stage::Recovering(_)) {
+                if self.serves_nothing() {
                     actions.push(Action::FailCalls);
                 }
             }

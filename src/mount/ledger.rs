@@ -30,6 +30,8 @@ mod journal;
 const MOST: usize = 100_000;
 /// How long an upload that failed or was broken off can still arrive.
 const RISK: SignedDuration = SignedDuration::from_secs(60);
+/// How long a copy is remembered that the cache does not have: longer than `suspecting` looks back.
+const REMEMBERED: SignedDuration = SignedDuration::from_secs(300);
 /// Until such a name is looked at again; then after twice as long, and so on.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 /// A journal is written anew when it has this many lines more than names.
@@ -341,7 +343,7 @@ impl Ledger {
             return;
         }
         list.change(name, |entry| {
-            (entry.seen, entry.next, entry.risk) = (true, now + RISK, entry.risk.max(now + RISK));
+            (entry.seen, entry.next, entry.risk) = (true, now + REMEMBERED, entry.risk.max(now + REMEMBERED));
         });
         list.write(name, now);
     }

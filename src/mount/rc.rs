@@ -47,7 +47,13 @@ impl RcError {
     /// The file or directory that the call was about is not there.
     #[must_use]
     pub fn is_not_there(&self) -> bool {
-        const WORDS: [&str; 3] = ["file does not exist", "directory not found", "no such file"];
+        // The last: something else has its name.
+        const WORDS: [&str; 4] = [
+            "file does not exist",
+            "directory not found",
+            "no such file",
+            "invalid argument",
+        ];
         matches!(self, RcError::Refused { message, .. } if WORDS.iter().any(|words| message.contains(words)))
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::core::audit::{self, Cached, Finding, Object, Wanted};
-use crate::mount::{Entry, Ledger, Session, cached, folder_of};
+use crate::mount::{Entry, Ledger, RcError, Session, cached, folder_of};
 use crate::storage::{Bucket, Head, Placed, StorageError};
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
@@ -26,7 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const AT_ONCE: usize = 32;
 /// After a bucket that did not answer.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A launch waits this long for what is still to be deleted in the bucket.
+/// A launch waits this long for what may have been copied …
+const SUSPECTED_LIMIT: Duration = Duration::from_secs(2);
+/// … and this long for what is still to be deleted in the bucket.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is due, with each look at the mount.
@@ -45,6 +47,7 @@ pub async fn look(shared: &Shared) {
             shared.own_changes.borrow_mut().saw(&name, None, Instant::now());
         }
         if answered {
+            suspecting::last(shared, &tenant).await;
             read_again(shared, &tenant).await;
         }
     }
@@ -70,13 +73,16 @@ pub async fn deletions(shared: &Shared) {
     }
 }
 
-/// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then.
+/// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then. Does not take long.
 pub async fn before_a_listing(shared: &Shared) {
-    if let Some(tenant) = shared.tenant() {
+    deletions(shared).await;
+    let Some(tenant) = shared.tenant() else { return };
+    let suspected = async {
         suspecting::look(shared, &tenant).await;
         audit(shared, &tenant, tenant.ledger.doubtful(), Duration::ZERO).await;
-    }
-    deletions(shared).await;
+    };
+    // In a large bucket the folders that are read again have their own look.
+    let _ = tokio::time::timeout(SUSPECTED_LIMIT, suspected).await;
 }
 
 /// One of these for a launch, which does not wait for ever.
@@ -365,7 +371,10 @@ async fn read_again(shared: &Shared, tenant: &Rc<Tenant>) {
             && !error.is_not_there()
         {
             tracing::debug!(event = "relisted", folder, "the folder cannot be read again: {error}");
-            return stale(shared, &folder);
+            stale(shared, &folder);
+            if matches!(error, RcError::Silent { .. }) {
+                return;
+            }
         }
     }
 }

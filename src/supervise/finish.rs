@@ -167,7 +167,7 @@ fn unsent(config: &Config, bucket: &str, doubt: bool) -> Vec<String> {
 pub struct Earlier {
     /// Its files that are not in the bucket yet.
     pub unsent: usize,
-    /// It did not come to an end of its own will: what its rclone was about is not known.
+    /// It ended without a verdict: what its rclone was about is not known. (Or there was none.)
     pub cut_short: bool,
 }
 
@@ -177,7 +177,7 @@ pub fn found(config: &Config, bucket: &str) -> Earlier {
     let earlier = fs::read(marker(config))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
-    let cut_short = earlier.as_ref().is_none_or(|verdict| verdict.exit_code != 0);
+    let cut_short = earlier.is_none();
     match earlier {
         Some(verdict) if !verdict.stored => tracing::warn!(
             event = "earlier_verdict",

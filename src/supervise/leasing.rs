@@ -130,6 +130,7 @@ async fn finish_lease(
     let cache_dir = &shared.config.mount.cache_dir;
     if identity::another_machine_wrote_since(cache_dir, &granted.database_id, granted.epoch) {
         // What was to be deleted or uploaded then is not ours to decide any more.
+        shared.mounter_ended.set(None);
         if let Some(tenant) = shared.tenant() {
             let failed = |error| {
                 let words = format!("{}: the ledger cannot be written: {error}", cache_dir.display());

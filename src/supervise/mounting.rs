@@ -149,7 +149,7 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
-    auditing::deletions(shared).await;
+    auditing::before_a_listing(shared).await;
     let settled = began.elapsed();
     session
         .rejoin(relisting::is_tiny(shared), deadline.into())

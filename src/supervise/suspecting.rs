@@ -2,13 +2,13 @@
 //!
 //! A stored file is renamed by a copy in the bucket. When rclone is ended meanwhile, the copy may be carried out a moment later,
 //! over a file that had the new name, and nothing in rclone's log speaks of it. The next rclone would take that for a change that
-//! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So from the end of an rclone
-//! until a minute later, and once after that, before a folder is read again, what has come into the bucket since with this
-//! cache's mark, and is not as the cache has it, goes into the ledger, which puts it right.
+//! somebody else has made, and throw away what it has cached. (Found by a storm: a4081fb2.) So for a minute after the end of an
+//! rclone, and once after that, before a folder is read again or the next rclone lists the bucket, what has come into the bucket
+//! in that time with this cache's mark, and is not as the cache has it, goes into the ledger, which puts it right.
 //!
-//! A rename that rclone has told of is in the ledger for as long (the cache may still have what the target had before), and is
-//! left alone. One that somebody else makes in the bucket meanwhile, of a file that was uploaded from here over one that is
-//! cached here, looks the same and is undone.
+//! Only what has come in that time: later the cache may well have what a file had before it was replaced. A rename that rclone
+//! has told of is in the ledger for as long, and is left alone. One that somebody else makes in the bucket within that minute,
+//! of a file that was uploaded from here over one that is cached here, looks the same and is undone.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -23,12 +23,17 @@ use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
 
 /// How long what an rclone has sent can arrive after its end.
-const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// The last look has to come within this time after that: the ledger does not remember renames for longer.
+const LAST_LOOK: Duration = Duration::from_secs(60);
 /// Of larger files only the size is compared: reading them takes too long.
 const SUMMED: u64 = 4 << 20;
 
 /// A copy that was on its way at the end of an rclone may have been carried out this much earlier.
 const BEFORE: SignedDuration = SignedDuration::from_secs(10);
+
+/// … and after it: the window, with a machine that was down for a part of it.
+const ARRIVAL: SignedDuration = SignedDuration::from_secs(10 + 60 + 60);
 
 /// The end of an rclone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +51,23 @@ impl Ended {
         }
     }
 
-    /// That of an earlier life with this cache: when it wrote something down for the last time. None when it never did.
+    /// That of an earlier life with this cache, which did not live to see it: when it wrote something down for the last time.
+    /// None when that is long ago: nothing of it arrives any more.
     pub fn before(cache_dir: &Path, bucket: &str) -> Option<Ended> {
         let at = Ledger::last_written(cache_dir, bucket)?;
-        Some(Ended { at, ..Ended::now() })
+        let ago = Duration::try_from(Timestamp::now().duration_since(at)).ok()?;
+        (ago < WINDOW + LAST_LOOK).then(|| Ended { at, ..Ended::now() })
+    }
+}
+
+/// The last look, when its time has come.
+pub async fn last(shared: &Shared, tenant: &Rc<Tenant>) {
+    if shared
+        .mounter_ended
+        .get()
+        .is_some_and(|ended| ended.noticed.elapsed() >= WINDOW)
+    {
+        look(shared, tenant).await;
     }
 }
 
@@ -59,11 +77,20 @@ pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
     let Some(ended) = shared.mounter_ended.get() else {
         return true;
     };
-    let late = ended.noticed.elapsed() >= WINDOW;
+    let since = ended.noticed.elapsed();
+    let forget = || {
+        if shared.mounter_ended.get() == Some(ended) {
+            shared.mounter_ended.set(None);
+        }
+    };
+    if since >= WINDOW + LAST_LOOK {
+        forget();
+        return true;
+    }
     match compare(shared, tenant, ended.at).await {
         Ok(()) => {
-            if late && shared.mounter_ended.get() == Some(ended) {
-                shared.mounter_ended.set(None);
+            if since >= WINDOW {
+                forget();
             }
             true
         }
@@ -100,8 +127,9 @@ async fn compare(shared: &Shared, tenant: &Rc<Tenant>, ended: Timestamp) -> Resu
     for key in &differing {
         let Some(head) = bucket.head(key).await? else { continue };
         let skew = bucket.clock_skew().unwrap_or_default();
-        let since = head.modified >= ended + skew - BEFORE;
-        if since && head.author.as_deref() == Some(tenant.ledger.author().as_str()) {
+        let from = ended + skew - BEFORE;
+        let in_time = (from..=from + ARRIVAL).contains(&head.modified);
+        if in_time && head.author.as_deref() == Some(tenant.ledger.author().as_str()) {
             tenant.ledger.doubt(key, Timestamp::now());
         }
     }

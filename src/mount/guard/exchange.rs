@@ -428,7 +428,7 @@ impl Exchange {
     /// Where rclone listens, in which generation, and a number for a new path. `None` while calls are held.
     pub(super) fn way(&self) -> Option<(SocketAddr, u64, u64)> {
         let state = &mut *self.state();
-        if state.held {
+        if state.held || state.given_up {
             None
         } else {
             Some((state.upstream, state.generation, state.id()))

@@ -195,8 +195,8 @@ impl Path {
             if let Err(status) = self.address(exchange, call).await? {
                 return Ok(self.fail(call, status));
             }
-            // It would make a new file over one that it does not see.
-            if procedure.name == "create" && !self.sees(exchange, call).await? {
+            // It would make a new one over one that it does not see.
+            if matches!(procedure.name, "create" | "mkdir") && !self.sees(exchange, call).await? {
                 return Ok(self.fail(call, nfsstat3::NFS3ERR_IO));
             }
             let outcome = self.round_trip(exchange, &call.record, xid, procedure).await?;
@@ -206,16 +206,32 @@ impl Path {
             again = true;
         };
         let outcome = self.settle(exchange, call, outcome).await?;
-        let absent = outcome == Outcome::Failed(nfsstat3::NFS3ERR_NOENT);
-        if absent && procedure.name == "lookup" {
-            // What rclone has logged before it answered is read first.
-            yield_now().await;
-            yield_now().await;
+        match (procedure.name, outcome) {
+            ("lookup", Outcome::Failed(nfsstat3::NFS3ERR_NOENT | nfsstat3::NFS3ERR_NOTDIR)) => {
+                self.believe(exchange, call, outcome).await
+            }
+            // That is what it says when it can't read a directory.
+            ("readdir" | "readdirplus", Outcome::Failed(nfsstat3::NFS3ERR_NOTDIR)) if self.is_blind(exchange, call) => {
+                Ok(self.fail(call, nfsstat3::NFS3ERR_IO))
+            }
+            _ => Ok(outcome),
         }
-        if absent && procedure.name == "lookup" && !self.sees(exchange, call).await? {
+    }
+
+    /// A LOOKUP that has found nothing, `outcome`: because there is nothing?
+    async fn believe(&mut self, exchange: &Exchange, call: &Call, outcome: Outcome) -> io::Result<Outcome> {
+        // What rclone has logged before it answered is read first.
+        yield_now().await;
+        yield_now().await;
+        if !self.is_blind(exchange, call) {
+            return Ok(outcome);
+        }
+        if !self.sees(exchange, call).await? {
             return Ok(self.fail(call, nfsstat3::NFS3ERR_IO));
         }
-        Ok(outcome)
+        // It sees now. Did it then?
+        self.round_trip(exchange, &call.record, call.plan.identity.0, call.plan.procedure)
+            .await
     }
 
     /// Prepares the reply that a call fails with `status`.

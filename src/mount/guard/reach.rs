@@ -150,7 +150,13 @@ impl Path {
             NFS_PROGRAM::NFSPROC3_LOOKUP as u32,
             &LOOKUP3args { what },
         );
-        Ok(match self.round_trip(exchange, &request, XID, lookup).await? {
+        let mut outcome = self.round_trip(exchange, &request, XID, lookup).await?;
+        let absent = outcome == Outcome::Failed(nfsstat3::NFS3ERR_NOENT);
+        if absent && exchange.may_be_blind(directory) && self.can_list(exchange, directory).await? {
+            // It sees now. Did it then?
+            outcome = self.round_trip(exchange, &request, XID, lookup).await?;
+        }
+        Ok(match outcome {
             Outcome::Ok => {
                 let same = |kind: ftype3| (kind as u32 == DIRECTORY) == step.directory;
                 reply::found(&self.reply, lookup)
@@ -166,14 +172,14 @@ impl Path {
         })
     }
 
-    /// Does rclone see what is in the directory that a call names an entry of? (1.75.2 calls an entry absent when it can't read the
-    /// directory.) The reply stays as it is.
+    /// May rclone call something absent in the directory that a call is about, because it can't read it (1.75.2)?
+    pub(super) fn is_blind(&self, exchange: &Exchange, call: &Call) -> bool {
+        directory_of(call).is_some_and(|directory| exchange.may_be_blind(&directory))
+    }
+
+    /// Does rclone see what is in it? The reply stays as it is.
     pub(super) async fn sees(&mut self, exchange: &Exchange, call: &Call) -> io::Result<bool> {
-        let directory = call.plan.objects[0]
-            .as_ref()
-            .and_then(|object| call.record.get(object.handle..object.handle + HANDLE))
-            .and_then(|handle| Remote::try_from(handle).ok());
-        match directory {
+        match directory_of(call) {
             Some(directory) => self.can_list(exchange, &directory).await,
             None => Ok(true),
         }
@@ -319,4 +325,10 @@ impl Path {
         let request = lookup_for(&call.record, call.plan.arguments, named);
         self.round_trip(exchange, &request, call.plan.identity.0, lookup).await
     }
+}
+
+/// rclone's handle of the directory that a call names an entry of, or reads.
+fn directory_of(call: &Call) -> Option<Remote> {
+    let object = call.plan.objects[0].as_ref()?;
+    call.record.get(object.handle..object.handle + HANDLE)?.try_into().ok()
 }
