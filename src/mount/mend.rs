@@ -20,8 +20,10 @@
 //! * a complete file of another length than its description, which says that it is sent, is described as not sent;
 //! * so is one that is on the ledger as not compared with the bucket yet;
 //! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
-//! * a file with holes and no description (a partly read one) is set aside in `rescued/`; an empty one is left alone, unless it
-//!   is on that ledger and described as empty: rclone begins a file that it is going to download as an empty one.
+//! * a file with holes and no description (a partly read one) is set aside in `rescued/`;
+//! * an empty file is not sent when it has no description, because rclone begins a file that it is going to download as an empty
+//!   one. It has the object's length before it is described for the first time: so one whose description was being written is
+//!   meant to be empty, and so is one that is described as empty and is on that ledger.
 //!
 //! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
 
@@ -71,7 +73,7 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
                 fs::rename(&old.path, metas.join(&name))?;
                 mended.requeued.push(name);
             } else if match &described {
-                None => found.len() > 0,
+                None => found.len() > 0 || fs::exists(metas.join(&name))?,
                 Some(meta) if found.len() == 0 => unproven.contains(&name) && meta.describes(&found),
                 // A partly read file of which the bucket has a new version is nobody's write.
                 Some(meta) => (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?,
@@ -282,6 +284,17 @@ mod tests {
         let unproven = ["emptied.md", "about-to-be-read.md", "begun.md"];
         assert_eq!(cache.mend_with(&unproven).requeued, ["emptied.md"]);
         assert_eq!(cache.unsent(), ["emptied.md"]);
+    }
+
+    #[test]
+    fn a_file_that_was_just_made_is_kept_when_its_description_was_being_written() {
+        let cache = cache();
+        fs::write(cache.file("made.md"), "").unwrap();
+        fs::write(cache.meta("made.md"), "").unwrap();
+        assert_eq!(cache.unsent(), ["made.md"]);
+        assert_eq!(cache.mend().requeued, ["made.md"]);
+        assert_eq!(cache.unsent(), ["made.md"]);
+        assert_eq!(cache.mend(), Mended::default(), "once is enough");
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub fn unsent_after_a_drain(cache_dir: &Path, bucket: &str) -> io::Result<Vec<Pe
 
 fn look(cache_dir: &Path, bucket: &str, undescribed: bool) -> io::Result<Vec<Pending>> {
     let mut found = Vec::new();
-    let mut sent = HashSet::new();
+    let (mut sent, mut torn) = (HashSet::new(), HashSet::new());
     walk(
         &cache_dir.join("vfsMeta").join(REMOTE).join(bucket),
         &mut |meta_file, name| {
@@ -99,7 +99,7 @@ fn look(cache_dir: &Path, bucket: &str, undescribed: bool) -> io::Result<Vec<Pen
                     bytes: u64::try_from(meta.size).unwrap_or(0),
                 }),
                 Some(_) => drop(sent.insert(name)),
-                None => {}
+                None => drop(torn.insert(name)),
             }
             Ok(())
         },
@@ -109,7 +109,7 @@ fn look(cache_dir: &Path, bucket: &str, undescribed: bool) -> io::Result<Vec<Pen
         // Metadata is written when a file is opened and closed; in between only the cached file knows its length.
         if !sent.contains(&name)
             && let Ok(file) = fs::symlink_metadata(file)
-            && ((undescribed && file.len() > 0) || known.contains_key(&name))
+            && ((undescribed && (file.len() > 0 || torn.contains(&name))) || known.contains_key(&name))
         {
             known.insert(name, file.len());
         }

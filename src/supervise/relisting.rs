@@ -26,6 +26,9 @@ const TINY: Duration = Duration::from_millis(300);
 /// A start waits this long to learn that.
 const LISTING_PATIENCE: Duration = Duration::from_millis(500);
 
+/// A listing can show an upload before rclone's log does, on a machine that is busy: this long.
+const HEARD_OF: Duration = Duration::from_secs(1);
+
 /// A listing under way.
 pub type Listing = JoinHandle<Result<(Folders, u32), StorageError>>;
 
@@ -80,7 +83,14 @@ pub async fn watch(shared: Rc<Shared>, first: Listing) {
                 for name in before.iter().chain(&tenant.ledger.unsettled()) {
                     folders.put_back(name, &known);
                 }
-                let changed = folders.changed(&known, &shared.own_changes.borrow());
+                let mut changed = folders.changed(&known, &shared.own_changes.borrow());
+                if !changed.is_empty() {
+                    tokio::time::sleep(HEARD_OF).await;
+                    for name in &tenant.ledger.unsettled() {
+                        folders.put_back(name, &known);
+                    }
+                    changed = folders.changed(&known, &shared.own_changes.borrow());
+                }
                 tracing::debug!(
                     event = "relisted",
                     requests,
