@@ -34,6 +34,8 @@ const RISK: SignedDuration = SignedDuration::from_secs(60);
 const REMEMBERED: SignedDuration = SignedDuration::from_secs(300);
 /// Until such a name is looked at again; then after twice as long, and so on.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// A rename that has failed may be tried again for this long ([`super::guard`]); until then nothing is put right that it may change.
+const ATTEMPTS: SignedDuration = SignedDuration::from_secs(45);
 /// A journal is written anew when it has this many lines more than names.
 const SLACK: usize = 1000;
 
@@ -208,6 +210,10 @@ impl Ledger {
             // It is said before it is done, and the object may be looked at in between.
             list.change(object, |entry| (entry.risk, entry.removal) = (now + RISK, true));
             list.write(object, now);
+        } else if message.starts_with("File.Rename error: ") {
+            list.rename_failed(object, false, now);
+        } else if message.starts_with("Couldn't delete: ") {
+            list.rename_failed(object, true, now);
         } else if message.starts_with("Copied (") || message.starts_with("vfs cache: upload succeeded") {
             list.landed(object, now);
         } else if message.starts_with("vfs cache: failed to upload") || message == "vfs cache: upload canceled" {
@@ -491,6 +497,21 @@ impl List {
         };
         self.names.insert(name.to_owned(), entry);
         self.wrong.remove(name);
+        self.write(name, now);
+    }
+
+    /// A rename from or to `name` has failed, for rclone and the program that wanted it. In the bucket it may be done, the first half
+    /// of it or all, or be done later: what had the new name before is overwritten then, and with `removal` the source is gone. The
+    /// cache has both.
+    fn rename_failed(&mut self, name: &str, removal: bool, now: Timestamp) {
+        let known = |entry: &Entry| !entry.seen && entry.wanted != Wanted::Copied;
+        if !self.names.get(name).is_some_and(known) {
+            self.want(name, Wanted::Doubtful, now);
+        }
+        self.change(name, |entry| {
+            (entry.risk, entry.next) = (now + RISK, now + ATTEMPTS);
+            entry.removal |= removal;
+        });
         self.write(name, now);
     }
 

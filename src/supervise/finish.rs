@@ -58,6 +58,7 @@ fn not_stored(shared: &Shared) -> Vec<String> {
         |tenant| tenant.ledger.clone(),
     );
     names.extend(ledger.wrong());
+    names.extend(ledger.doubtful().into_iter().map(|(name, _)| name));
     if doubt {
         names.extend(ledger.queued());
     }

@@ -254,7 +254,7 @@ class FaultProxy:
             code, body, headers = detail
             more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
             client.write(b"HTTP/1.1 %d Injected\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b"
-                         % (code, len(body), more, body))
+                         % (code, len(body), more, b"" if request.startswith(b"HEAD ") else body))
             await client.drain()
             return upstream, True
         swallow = self._takes(request)

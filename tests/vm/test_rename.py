@@ -57,3 +57,20 @@ def test_a_rename_waits_for_uploads_reads_wait_for_it_and_lost_answers_are_made_
     assert (deleted["code"], deleted["files"], stored["deleted"]["files"]) == (0, {"b.md": "one\n"}, {"b.md": "one\n"})
     assert stored["deleted"]["restarts"] == {"mount": 1, "app": 0}, "rclone did not know that it was done"
     assert run.one("exit")["code"] == 0
+
+
+@pytest.mark.timeout(400)
+def test_a_rename_that_is_given_up_after_it_was_done_in_the_bucket_is_undone_there(tmp_path):
+    run = vm.boot(tmp_path, "rename_gives_up.py", "nfs", timeout=300).checked()
+    assert run.one("driver")["driver"] == "nfs"
+    copied, moved = run.of("renamed")
+    before = {"a.md": "copied a\n", "b.md": "copied b\n"}
+    assert copied["happened"] and copied["bucket"] == {"a.md": "copied a\n", "b.md": "copied a\n"}
+    assert (copied["code"], copied["files"]) == (1, before)
+    assert run.one("put right")["files"] == run.one("put right")["bucket"] == before
+    before = {"a.md": "moved a\n", "b.md": "moved b\n"}
+    assert moved["happened"] and moved["bucket"] == {"b.md": "moved a\n"}
+    assert (moved["code"], moved["files"]) == (1, before)
+    # A stop looks at once.
+    assert run.one("exit") == {"event": "exit", "code": 0, "bucket": before}
+    assert run.one("restarts") == {"event": "restarts", "mount": 0, "app": 0}

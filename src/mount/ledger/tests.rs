@@ -213,3 +213,28 @@ fn what_somebody_else_has_changed_is_not_watched_any_more() {
     ledger.give_up(&name, &entry, now);
     assert!(ledger.due(Timestamp::MAX).is_empty() && ledger.unproven(now).is_empty());
 }
+
+#[test]
+fn what_a_rename_may_have_done_before_it_failed_is_doubted_once_it_is_not_tried_any_more() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note("Copied (server-side copy) to: b.md", Some("a.md"), now);
+    ledger.note("Couldn't delete: operation error S3: x", Some("a.md"), now);
+    ledger.note("File.Rename error: operation error S3: x", Some("b.md"), now);
+    assert!(ledger.due(now).is_empty(), "it is tried again");
+    assert_eq!(names(ledger.doubtful()), ["a.md", "b.md"]);
+    assert_eq!(names(ledger.due(now + ATTEMPTS)), ["a.md", "b.md"]);
+    let (_, source) = ledger.doubtful().remove(0);
+    assert!(source.may_be_lost());
+    // It succeeds.
+    ledger.note("vfs cache: renamed in cache to \"b.md\"", Some("a.md"), now);
+    assert!(ledger.doubtful().is_empty());
+    assert_eq!(names(ledger.deletions()), ["a.md"]);
+    // What is still to be uploaded, or must not be there, stays so.
+    ledger.note(QUEUED, Some("c.md"), now);
+    for name in ["c.md", "a.md"] {
+        ledger.note("File.Rename error: operation error S3: x", Some(name), now);
+    }
+    assert_eq!(names(ledger.deletions()), ["a.md"]);
+    assert!(ledger.doubtful().is_empty());
+}
