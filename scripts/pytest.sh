@@ -8,7 +8,7 @@ shift
 cd "$REPO"
 case $suite in
 host)
-    need_packages fuse3 iproute2 tini dumb-init openssl
+    need_packages fuse3 iproute2 tini dumb-init openssl curl groff-base
     paths=(tests --ignore=tests/adapter --ignore=tests/container --ignore=tests/image --ignore=tests/vm)
     ;;
 adapter)
@@ -42,4 +42,8 @@ venv=$("$REPO/scripts/test-venv.sh")
 RCLONE=$("$REPO/scripts/fetch-rclone.sh")
 SQLD=$("$REPO/scripts/fetch-sqld.sh")
 export RCLONE SQLD
+if [[ $suite == host ]]; then
+    PROMTOOL=$("$REPO/scripts/fetch-promtool.sh")
+    export PROMTOOL
+fi
 exec "$venv/bin/python" -m pytest -c tests/pytest.ini "${paths[@]}" "$@"

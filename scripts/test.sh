@@ -39,7 +39,7 @@ ended() {
 # Everything that is only fetched; the binary goes into the image later.
 prepare() {
     need_packages podman buildah runc fuse3 iproute2 debootstrap shellcheck tini dumb-init
-    for part in fetch-rclone fetch-sqld test-venv vm-kernel base-image; do "scripts/$part.sh" || return 1; done
+    for part in fetch-rclone fetch-sqld fetch-promtool test-venv vm-kernel base-image; do "scripts/$part.sh" || return 1; done
     scripts/image.sh --runtime >/dev/null
     scripts/vm-tools.sh >/dev/null
 }

@@ -244,7 +244,13 @@ impl Scrape {
             Some(Unit::Seconds),
             "Age of the oldest of them",
             [([], index.lag_seconds)],
-        )
+        )?;
+        // A tenant without an index database has no lease that it could lose.
+        let lease = &self.snapshot.lease;
+        let leased = lease.held || self.snapshot.services.index.driver.as_deref() == Some("libsql");
+        let held = leased.then(|| ([], f64::from(u8::from(lease.held))));
+        let help = "1 while this machine holds the tenant's lease; none without an index database";
+        out.gauge("lease_held", None, help, held)
     }
 
     fn elsewhere(&self, out: &mut Families<'_, '_>) -> fmt::Result {

@@ -39,6 +39,7 @@ fn exactly_the_documented_families() {
             "tenant_cache_room_bytes gauge",
             "tenant_index_outbox_transactions gauge",
             "tenant_index_lag_seconds gauge",
+            "tenant_lease_held gauge",
             "tenant_storage_probe_seconds gauge",
             "tenant_database_probe_seconds gauge",
             "tenant_storage_slow_downs_total counter",
@@ -78,6 +79,7 @@ fn values_come_from_the_picture_and_the_measurements() {
         "tenant_upload_failures_total 19",
         "tenant_index_outbox_transactions 3.0",
         "tenant_index_lag_seconds 2.5",
+        "tenant_lease_held 1.0",
         "tenant_storage_probe_seconds 0.01825",
         "tenant_remote_changes_total{kind=\"create\"} 3",
         "tenant_remote_change_visible_seconds_sum 0.8",
@@ -96,6 +98,17 @@ fn a_probe_that_never_succeeded_has_no_sample() {
             .lines()
             .any(|line| line.starts_with("tenant_storage_probe_seconds"))
     );
+}
+
+#[test]
+fn the_lease_has_a_sample_only_where_there_is_one() {
+    let mut snapshot = healthy();
+    snapshot.lease = crate::core::snapshot::Lease::default();
+    let waiting = expose(snapshot.clone(), Format::OpenMetrics);
+    assert!(waiting.lines().any(|line| line == "tenant_lease_held 0.0"), "{waiting}");
+    snapshot.services.index.driver = Some("local".into());
+    let alone = expose(snapshot, Format::OpenMetrics);
+    assert!(!alone.lines().any(|line| line.starts_with("tenant_lease_held")));
 }
 
 #[test]
