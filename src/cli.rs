@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Environment, Flag, FlagValue, Sources};
 use crate::core::orphaned::Died;
@@ -13,6 +13,8 @@ use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};
 use crate::{bench, credentials, dev, index, mount, ops, preflight, supervise};
+
+mod man;
 
 /// Entry point of a tenant's container: mounts the tenant's bucket, keeps its index, runs its app, and loses no
 /// acknowledged write silently.
@@ -79,6 +81,9 @@ enum Command {
     },
     /// No cloud account: start an S3 and a libSQL server on this machine, then run
     Dev(Run),
+    /// Print the man page, made from this definition (`make man`)
+    #[command(hide = true)]
+    Man,
     /// The supervisor itself; the guardian starts it
     #[command(hide = true)]
     Supervise {
@@ -196,6 +201,11 @@ pub fn main() -> Exit {
         }
         Command::CopyIndex { file, config } => {
             with_config(Sources::process(config.config), |config| copy_index(&config, &file))
+        }
+        Command::Man => {
+            // A closed stdout leaves nobody to tell.
+            let _ = man::write(Cli::command(), EXIT_CODES, &mut std::io::stdout());
+            Exit::Stored
         }
         Command::Probe { arguments } => Exit::from_code(mount::probe::main(&arguments)),
     }
