@@ -19,6 +19,9 @@ if [[ ! -x $bin ]]; then
         work=$(mktemp -d "$CACHE/tmp.XXXXXX")
         trap 'rm -rf "$work"' EXIT
         cd "$work"
+        # One apt at a time, as in need_packages.
+        exec 8>"$CACHE/.lock-apt"
+        flock 8
         step "fetching promtool from Debian" download
         dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
         usr/bin/promtool --version >/dev/null || die "the promtool that was fetched does not start on this machine"
