@@ -69,6 +69,9 @@ deny: ## licences, sources and duplicate versions of the dependencies (builds ca
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
 
+sbom: ## a bill of materials, target/sbom/tenant-init.cdx.json (builds cargo-cyclonedx once, some minutes)
+	@scripts/sbom.sh
+
 man: build ## the man page, target/man/tenant-init.1
 	@mkdir -p target/man
 	@$(BINARY) man > target/man/tenant-init.1
@@ -77,4 +80,4 @@ man: build ## the man page, target/man/tenant-init.1
 lock: ## resolve basic-memory's dependencies anew
 	@scripts/lock-python.sh
 
-.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-start bench-drain storm faults silence deny man lock
+.PHONY: help run test check build image image-source image-semantic unit host-test adapter-test container-test vm-test bench bench-index bench-start bench-drain storm faults silence deny sbom man lock
