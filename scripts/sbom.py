@@ -46,9 +46,11 @@ def pinned(repository):
 
 
 def main():
-    bill = json.load(sys.stdin)
+    repository = Path(sys.argv[1])
+    # Where the repository lies on this machine is nobody's business.
+    bill = json.loads(sys.stdin.read().replace(f"file://{repository}", "file:///tenant-init"))
     there = {part["bom-ref"] for part in bill["components"]}
-    bill["components"] += [part for part in pinned(Path(sys.argv[1])) if part["bom-ref"] not in there]
+    bill["components"] += [part for part in pinned(repository) if part["bom-ref"] not in there]
     json.dump(bill, sys.stdout, indent=1)
     print()
 
