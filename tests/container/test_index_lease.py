@@ -40,6 +40,7 @@ def test_a_second_machine_waits_and_takes_over_without_a_loss(tenant, line):
     assert new.get("/readyz")[0] == 503
     assert new.status()["services"]["index"]["state"] == "waiting"
     assert new.status()["lease"]["held"] is False
+    assert ["\ntenant_lease_held 1.0\n" in old.get("/metrics")[1], "\ntenant_lease_held 0.0\n" in new.get("/metrics")[1]] == [True, True]
     assert new.status()["services"]["app"]["pid"] is None, "no app without the lease"
     assert len(new.events("lease_waiting")) == 1, "said once, not in a loop"
     # The first machine does not notice. Its lease of 5 s is renewed: it must outlive that, and does.
