@@ -15,6 +15,7 @@ mod errors;
 mod file;
 mod keys;
 mod layers;
+mod local;
 mod reference;
 pub(crate) mod syntax;
 #[cfg(test)]
@@ -32,6 +33,8 @@ pub use environment::{Environment, NotUtf8};
 pub(crate) use errors::closest;
 pub use errors::{Errors, Problem, Source};
 pub use layers::{Flag, FlagValue, Sources};
+pub use local::Local;
+pub(crate) use local::fingerprint;
 pub use reference::markdown;
 
 /// A configuration and, for every key, what it is and where it came from.
@@ -67,7 +70,7 @@ pub fn load(sources: &Sources) -> Result<Config, Errors> {
 /// As [`load`].
 pub fn load_explained(sources: &Sources) -> Result<Loaded, Errors> {
     let (raw, problems) = layers::RawConfig::collect(sources);
-    build::build(&raw, problems, sources.dev)
+    build::build(&raw, problems, sources)
 }
 
 /// Every key of the table with its value and source, in the order of the reference.
@@ -188,6 +191,8 @@ pub struct Mount {
     pub transfers: u16,
     /// The rclone binary, looked up in PATH when it has no slash. Default `rclone`.
     pub rclone: PathBuf,
+    /// Not a key: this is `tenant-init mount` and not a tenant.
+    pub local: Option<Local>,
 }
 
 /// `index.*`: only read when the tenant has an index database.

@@ -14,6 +14,8 @@ mod secret;
 mod validate;
 mod watch;
 
+use std::path::Path;
+
 use secrecy::SecretString;
 
 use crate::config::{Config, Credentials, Environment};
@@ -58,13 +60,30 @@ pub struct Index {
     pub auth_token: Option<SecretString>,
 }
 
-/// Gets the tenant's bundle from the configured source.
+/// Gets the tenant's bundle from the configured source; for a local mount without the index.
 ///
 /// Bounded: the broker by `credentials.timeout`, the other sources by the local disk.
 ///
 /// # Errors
 /// See [`CredentialsError`]; [`CredentialsError::exit`] has the exit code.
 pub async fn fetch(config: &Config, environment: &Environment) -> Result<Bundle, CredentialsError> {
+    let mut bundle = fetch_whole(config, environment).await?;
+    if config.mount.local.is_some() {
+        // The tenant's own machine has the lease. Somebody who only looks at the files must neither take it nor wait for it.
+        bundle.index = None;
+    }
+    Ok(bundle)
+}
+
+/// The bucket that the bundle in `file` names, as far as it can be read. Everything that may be wrong with a bundle is for
+/// [`fetch`] to say.
+#[must_use]
+pub fn bucket_in(file: &Path) -> Option<String> {
+    let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    Some(bundle.get("storage")?.get("bucket")?.as_str()?.to_owned())
+}
+
+async fn fetch_whole(config: &Config, environment: &Environment) -> Result<Bundle, CredentialsError> {
     let tenant = config.tenant.id.as_deref();
     match &config.credentials {
         Credentials::Env => env::read(config, environment).await,

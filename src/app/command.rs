@@ -30,10 +30,10 @@ const PLACES: [&str; 3] = [
     "BASIC_MEMORY_PROJECT_ROOT",
 ];
 
-/// Is the app basic-memory, started by us with our arguments?
+/// Is the app basic-memory, started by us with our arguments? A local mount has no app.
 #[must_use]
 pub fn is_basic_memory(config: &Config) -> bool {
-    config.app.command.is_empty()
+    config.app.command.is_empty() && config.mount.local.is_none()
 }
 
 /// The process to start.

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use super::errors::{Errors, Problem, Source};
 use super::keys::{self, KEYS, Kind};
-use super::layers::RawConfig;
+use super::layers::{RawConfig, Sources};
 use super::values::{self, Setting};
 use super::{
     App, Config, Credentials, Dev, DriverChoice, Explained, Health, Index, Limits, Loaded, Log, LogFormat, Mount,
     RestartPolicy, Storage, Tenant, check, reference,
 };
 
-/// Validates `raw`. `problems` are those found while reading it.
-pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, dev: bool) -> Result<Loaded, Errors> {
+/// Validates `raw`, which was read from `sources`. `problems` are those found meanwhile.
+pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, sources: &Sources) -> Result<Loaded, Errors> {
     let mut reader = Reader::new(raw, problems);
     let config = Config {
         tenant: Tenant {
@@ -26,7 +26,10 @@ pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, dev: bool) -> Resul
         },
         credentials: credentials(&mut reader),
         storage: storage(&mut reader),
-        mount: mount(&mut reader),
+        mount: Mount {
+            local: sources.local.clone(),
+            ..mount(&mut reader)
+        },
         index: Index {
             lease_ttl: reader.duration("index.lease_ttl"),
             lease_wait: reader.duration("index.lease_wait"),
@@ -47,7 +50,7 @@ pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, dev: bool) -> Resul
             sqld: reader.path("dev.sqld"),
         },
     };
-    check::across(&config, dev, &mut reader);
+    check::across(&config, sources.dev, &mut reader);
     if reader.problems.is_empty() {
         let explained = KEYS.iter().map(|key| reader.explain(key.name)).collect();
         Ok(Loaded { config, explained })
@@ -133,6 +136,7 @@ fn mount(reader: &mut Reader<'_>) -> Mount {
         nconnect: reader.number("mount.nconnect"),
         transfers: reader.number("mount.transfers"),
         rclone: reader.path("mount.rclone"),
+        local: None,
     }
 }
 

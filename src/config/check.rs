@@ -9,7 +9,7 @@ use super::{Config, Credentials, values};
 const SYSTEM: &[&str] = &["/proc", "/sys", "/dev"];
 
 /// Longest `mount.run_dir`: a socket's path has 107 bytes (unix(7)), and ours have names of their own below it.
-const LONGEST_RUN_DIR: usize = 80;
+pub(super) const LONGEST_RUN_DIR: usize = 80;
 
 /// Reports what single values cannot show.
 pub(super) fn across(config: &Config, dev: bool, reader: &mut Reader<'_>) {

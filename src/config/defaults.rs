@@ -9,8 +9,9 @@ use figment::value::Value;
 
 use super::environment::Environment;
 use super::errors::Source;
-use super::keys::{Default, KEYS, UserDirectory};
+use super::keys::{Default, KEYS, Key, UserDirectory};
 use super::layers::{Entry, Sources};
+use super::local;
 
 /// Every key that has a default.
 pub(super) fn layer(sources: &Sources) -> Vec<Entry> {
@@ -20,8 +21,14 @@ pub(super) fn layer(sources: &Sources) -> Vec<Entry> {
         Default::Directory { user, .. } => Some(directory(*user, sources)),
         Default::Unset(_) => None,
     };
-    let terminal = if sources.terminal { "text" } else { "json" };
-    let defaults = KEYS.iter().filter_map(|key| Some((key.name, value(&key.default)?)));
+    let value = |key: &Key| local::default(key.name, sources).or_else(|| value(&key.default));
+    // The lines of a local mount are for people wherever they go.
+    let terminal = if sources.terminal || sources.local.is_some() {
+        "text"
+    } else {
+        "json"
+    };
+    let defaults = KEYS.iter().filter_map(|key| Some((key.name, value(key)?)));
     defaults
         .chain([("log.format", terminal.to_owned())])
         .map(|(key, value)| Entry {
@@ -32,7 +39,7 @@ pub(super) fn layer(sources: &Sources) -> Vec<Entry> {
         .collect()
 }
 
-fn directory(user: UserDirectory, sources: &Sources) -> String {
+pub(super) fn directory(user: UserDirectory, sources: &Sources) -> String {
     let temporary = || PathBuf::from(format!("/tmp/tenant-init-{}", sources.uid));
     // The specification: a relative path is to be ignored.
     let base = |variable: &str| absolute(&sources.environment, variable);

@@ -13,6 +13,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::environment::Environment;
 use super::errors::{Problem, Source};
 use super::keys::{self, KEYS, Key, Kind};
+use super::local::Local;
 use super::{defaults, file, unknown};
 
 /// What a configuration is made from. Nothing below reads the process itself, so tests say everything here.
@@ -32,6 +33,8 @@ pub struct Sources {
     pub terminal: bool,
     /// Also check what only `tenant-init dev` uses.
     pub dev: bool,
+    /// For `tenant-init mount`, which has defaults of its own.
+    pub local: Option<Local>,
 }
 
 impl Sources {
@@ -46,6 +49,7 @@ impl Sources {
             uid: nix::unistd::geteuid().as_raw(),
             terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()),
             dev: false,
+            local: None,
         }
     }
 }

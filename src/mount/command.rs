@@ -142,7 +142,9 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     }
     flag("--uid", spec.uid.to_string().as_ref());
     flag("--gid", spec.gid.to_string().as_ref());
-    flag("--umask", "022".as_ref());
+    // The app may be another user; on somebody's computer other users are other people.
+    let umask = if mount.local.is_some() { "077" } else { "022" };
+    flag("--umask", umask.as_ref());
     let mut socket = OsString::from("unix://");
     socket.push(&spec.run.socket);
     flag("--rc-addr", &socket);
@@ -167,6 +169,9 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
             spec.path.as_os_str().to_owned()
         },
     );
+    if is_read_only(mount) {
+        args.push("--read-only".into());
+    }
     args.extend(["--rc", "--rc-no-auth", "--use-json-log", "--use-server-modtime"].map(OsString::from));
     if spec.driver == Driver::Fuse {
         // The barrier is mounted on the path, and rclone takes any mount there for "not empty".
@@ -178,11 +183,16 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     args
 }
 
+pub(super) fn is_read_only(mount: &Mount) -> bool {
+    mount.local.as_ref().is_some_and(|local| local.read_only)
+}
+
 /// `-o` for mount.nfs. rclone puts its own `port` and `mountport` before ours; mount.nfs takes the right-most. `hard`,
 /// because `soft` drops dirty pages after a stall; `nolock`, because there is no lock daemon to ask.
 fn nfs_options(mount: &Mount, guard: u16) -> String {
+    let mode = if is_read_only(mount) { ",ro" } else { "" };
     format!(
-        "port={guard},mountport={guard},nolock,vers=3,proto=tcp,mountproto=tcp,hard,nocto,actimeo={},nconnect={},noatime,nosuid,nodev",
+        "port={guard},mountport={guard},nolock,vers=3,proto=tcp,mountproto=tcp,hard,nocto,actimeo={},nconnect={},noatime,nosuid,nodev{mode}",
         mount.attribute_timeout.as_secs(),
         mount.nconnect,
     )
@@ -274,6 +284,7 @@ mod tests {
             nconnect: 4,
             transfers: 8,
             rclone: "rclone".into(),
+            local: None,
         }
     }
 

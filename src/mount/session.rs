@@ -86,6 +86,8 @@ pub(super) struct Inner {
     pub(super) write_back: Duration,
     /// `mount.write_back`; rclone's may be longer, see `adopt`.
     pub(super) wanted_write_back: Duration,
+    /// Nothing can be written, so there is nothing to try out.
+    pub(super) read_only: bool,
     /// The files that were unsent when it began …
     pub(super) found: Vec<Pending>,
     /// … have been taken up, see `adopt`.
@@ -243,7 +245,7 @@ impl Session {
             run: &run,
             uid: plan.uid,
             gid: plan.gid,
-            allow_other: geteuid().is_root() || others_allowed(),
+            allow_other: geteuid().is_root() || (mount.local.is_none() && others_allowed()),
             nfs: link.as_ref().zip(nfs.as_ref()).map(|(link, nfs)| NfsPorts {
                 rclone: nfs.port,
                 guard: link.port(),
@@ -252,6 +254,7 @@ impl Session {
             mounted,
             author: &plan.ledger.author(),
         });
+        let read_only = command::is_read_only(&mount);
         let log = LogTail::new(plan.ledger.clone());
         let spawn_failed = |source| MountError::Spawn {
             program: mount.rclone.clone(),
@@ -308,6 +311,7 @@ impl Session {
             bucket: plan.storage.bucket,
             write_back: mount.write_back,
             wanted_write_back: write_back,
+            read_only,
             found,
             adopted: AtomicBool::new(false),
             started,

@@ -15,6 +15,9 @@ const CAPABILITIES: &str = "capabilities";
 const GRANT: &str = "give the container what is missing: docker run --cap-add SYS_ADMIN --device /dev/fuse \
                      --security-opt apparmor=unconfined";
 
+/// The same for somebody's own computer.
+const INSTALL: &str = "install the package fuse3 (as an ordinary user), or run as root with the package nfs-common";
+
 /// What the other checks need to know, and the findings.
 pub(super) struct Machine {
     /// The driver a start would take; `None` when there is none.
@@ -39,12 +42,18 @@ pub(super) async fn look(config: &Config) -> Machine {
     };
     let chosen = kernel::choose(config.mount.driver, &kernel);
     let driver = chosen.as_ref().ok().map(|(driver, _)| *driver);
+    let runs_app = config.mount.local.is_none();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     let findings = vec![
         version(&release.unwrap_or_default(), driver),
-        driver_finding(chosen),
-        capabilities(&kernel, driver, effective(&status), nix::unistd::geteuid().is_root()),
+        driver_finding(chosen, if runs_app { GRANT } else { INSTALL }),
+        capabilities(
+            &kernel,
+            driver,
+            effective(&status),
+            runs_app && nix::unistd::geteuid().is_root(),
+        ),
     ];
     Machine {
         driver,
@@ -75,22 +84,22 @@ fn version(release: &str, driver: Option<Driver>) -> Finding {
     Finding::ok(KERNEL, format!("Linux {release}{nfs}"))
 }
 
-fn driver_finding(chosen: Result<(Driver, String), MountError>) -> Finding {
+fn driver_finding(chosen: Result<(Driver, String), MountError>, grant: &str) -> Finding {
     match chosen {
         Ok((_, why)) => Finding::ok(DRIVER, why),
         Err(MountError::NoDriver { nfs, fuse }) => Finding::failed(
             DRIVER,
             Exit::Machine,
             format!("this machine can mount neither way: {nfs}; {fuse}"),
-            GRANT,
+            grant,
         ),
         Err(MountError::DriverMissing { driver, why }) => Finding::failed(
             DRIVER,
             Exit::Machine,
             format!("mount.driver is {driver}, but {why}"),
-            format!("set mount.driver = \"auto\", or {GRANT}"),
+            format!("set mount.driver = \"auto\", or {grant}"),
         ),
-        Err(other) => Finding::failed(DRIVER, other.exit(), other.to_string(), GRANT),
+        Err(other) => Finding::failed(DRIVER, other.exit(), other.to_string(), grant),
     }
 }
 
@@ -172,7 +181,7 @@ mod tests {
     #[test]
     fn no_driver_and_no_capability_are_71_with_advice() {
         let choice = crate::config::DriverChoice::Auto;
-        let finding = driver_finding(kernel::choose(choice, &NOTHING));
+        let finding = driver_finding(kernel::choose(choice, &NOTHING), GRANT);
         assert_eq!(finding.outcome, Outcome::Failed(Exit::Machine));
         assert!(finding.advice.unwrap().contains("--cap-add SYS_ADMIN"));
         assert_eq!(

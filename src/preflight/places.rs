@@ -17,6 +17,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::{Finding, local};
+use crate::app::command;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::mount::mountinfo::{self, Kind};
@@ -32,7 +33,7 @@ const APP: &str = "app directory";
 pub(super) async fn check(config: &Config, tenant_runs: bool) -> Vec<Finding> {
     let mount = config.mount.clone();
     let shown = |path: &Path| path.display().to_string();
-    let basic_memory = config.app.command.is_empty();
+    let basic_memory = command::is_basic_memory(config);
     let (path, cache, space_of) = (mount.path.clone(), mount.cache_dir.clone(), mount.cache_dir.clone());
     let (on, run) = (mount.path.clone(), mount.run_dir.clone());
     let (app, app_on) = (config.app.config_dir.clone(), mount.path.clone());

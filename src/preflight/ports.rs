@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Finding, Scope};
+use crate::app::command;
 use crate::config::Config;
 use crate::exit::Exit;
 
@@ -47,7 +48,7 @@ pub(super) async fn check(config: &Config, scope: Scope) -> Ports {
     let health = health.since(started);
 
     let started = Instant::now();
-    let app = if config.app.command.is_empty() {
+    let app = if command::is_basic_memory(config) {
         let shown = format!("{}:{}", config.app.host, config.app.port);
         match resolve(&config.app.host, config.app.port) {
             Some(address) => judge(

@@ -28,10 +28,14 @@ const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn check(config: &Config, driver: Option<Driver>) -> Vec<Finding> {
     let command = config.app.command.clone();
     let mount = config.mount.path.clone();
+    let has_app = config.mount.local.is_none();
     let (rclone, helper, app) = tokio::join!(
         rclone(&config.mount.rclone),
         local(MOUNT_NFS, "PATH".into(), move || helper(driver)),
-        local(APP, "PATH".into(), move || app(&command, &mount)),
+        local(APP, "PATH".into(), move || match has_app {
+            true => app(&command, &mount),
+            false => Finding::skipped(APP, "a local mount has none"),
+        }),
     );
     vec![rclone, helper, app]
 }
@@ -201,6 +205,9 @@ fn locate(program: &Path) -> Result<PathBuf, String> {
 
 /// The user the app will run as.
 pub(super) async fn user(config: &Config) -> Finding {
+    if config.mount.local.is_some() {
+        return Finding::skipped(USER, "a local mount has no app");
+    }
     let user = config.app.user.clone();
     local(USER, "the user database".into(), move || {
         judge_user(&user, nix::unistd::geteuid().is_root())

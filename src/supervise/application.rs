@@ -23,6 +23,12 @@ const KILLED: u8 = 137;
 pub async fn start(shared: Rc<Shared>) {
     let (call_off, called_off) = oneshot::channel();
     shared.app.replace(App::Starting(call_off));
+    if shared.config.mount.local.is_some() {
+        // Whatever the user runs is the app, and nothing of it is ours to start or to end.
+        shared.send(Event::App(AppEvent::Ready));
+        let _ = called_off.await;
+        return shared.send(Event::App(AppEvent::Gone));
+    }
     let made = tokio::select! {
         made = files(&shared) => made,
         // Not an error: the sender goes away only with us.

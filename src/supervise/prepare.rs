@@ -115,6 +115,7 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
             .map_err(|error| Failure::new(error.exit(), error.to_string()))?,
     };
     *shared.bucket.borrow_mut() = Some(bundle.storage.bucket.clone());
+    nothing_to_send_if_read_only(config)?;
     let earlier = finish::found(config, &bundle.storage.bucket);
     if earlier.cut_short {
         let ended = Ended::before(&config.mount.cache_dir, &bundle.storage.bucket);
@@ -174,15 +175,38 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
     Ok((tenant, prepared, listing))
 }
 
+/// rclone uploads what it finds unsent in its cache, whatever it is told about writing.
+fn nothing_to_send_if_read_only(config: &Config) -> Result<(), Failure> {
+    let read_only = config.mount.local.as_ref().is_some_and(|local| local.read_only);
+    if !read_only || !finish::anything_left(config) {
+        return Ok(());
+    }
+    let words = format!(
+        "files in {} are waiting for their upload, and a read-only mount uploads nothing. Mount once without --read-only, or give the \
+         read-only mount a cache directory of its own",
+        config.mount.cache_dir.display()
+    );
+    Err(Failure::new(Exit::Config, words))
+}
+
 /// The tenant's id, from whoever names it; empty when nobody does. Preflight has seen that they do not contradict.
 pub(super) fn tenant_id(config: &Config, bundle: &Bundle) -> String {
     let configured = config.tenant.id.clone();
     configured.or_else(|| bundle.tenant_id.clone()).unwrap_or_default()
 }
 
-/// Who owns the files: the app's user when we may change to it, else ourselves.
+/// Whoever typed `sudo tenant-init mount`.
+fn behind_sudo() -> Option<(u32, u32)> {
+    let id = |name| std::env::var(name).ok()?.parse().ok();
+    Some((id("SUDO_UID")?, id("SUDO_GID")?))
+}
+
+/// Who owns the files: the app's user when we may change to it, else ourselves. Of a local mount: whoever asked for it.
 fn owner(config: &Config) -> Result<(u32, u32), Failure> {
     use nix::unistd::{User, getegid, geteuid};
+    if config.mount.local.is_some() && geteuid().is_root() {
+        return Ok(behind_sudo().unwrap_or((0, 0)));
+    }
     if !geteuid().is_root() {
         return Ok((geteuid().as_raw(), getegid().as_raw()));
     }

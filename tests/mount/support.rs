@@ -54,6 +54,7 @@ impl World {
             nconnect: 4,
             transfers: 8,
             rclone: rclone(),
+            local: None,
         };
         World {
             port: free_port(),
