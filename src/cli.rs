@@ -1,8 +1,12 @@
 //! The command line (design contract, section 7): parse, set up the log, hand over.
 
+mod local;
+mod man;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -12,9 +16,9 @@ use crate::core::orphaned::Died;
 use crate::exit::Exit;
 use crate::init;
 use crate::preflight::{Scope, Style};
+use crate::supervise::View;
 use crate::{bench, credentials, dev, index, mount, ops, preflight, supervise};
-
-mod man;
+use local::{HandedOn, Mount};
 
 /// Entry point of a tenant's container: mounts the tenant's bucket, keeps its index, runs its app, and loses no
 /// acknowledged write silently.
@@ -70,6 +74,8 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         wait: Option<f64>,
     },
+    /// Local access: the tenant's files on your computer, in the foreground; Ctrl-C stores what is left and unmounts
+    Mount(Mount),
     /// The spec's measurements: the running tenant's mount against local disk, in turns in one run; leaves nothing behind
     Bench(Bench),
     /// Write a copy of the tenant's index, for basic-memory or SQLite elsewhere; changes nothing, a read-only token is enough
@@ -84,12 +90,19 @@ enum Command {
     /// Print the man page, made from this definition (`make man`)
     #[command(hide = true)]
     Man,
+    /// Write the completions of a shell to stdout
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
     /// The supervisor itself; the guardian starts it
     #[command(hide = true)]
     Supervise {
         /// Start the servers of `dev` first
         #[arg(long)]
         dev: bool,
+        #[command(flatten)]
+        local: HandedOn,
         #[command(flatten)]
         run: Run,
     },
@@ -111,6 +124,8 @@ enum Command {
         /// The directory that relative paths start from
         #[arg(long)]
         directory: PathBuf,
+        #[command(flatten)]
+        local: HandedOn,
         #[command(flatten)]
         run: Run,
     },
@@ -174,22 +189,25 @@ pub fn main() -> Exit {
         }
     };
     match cli.command {
-        Command::Run(run) => guard(&run, false),
-        Command::Dev(run) => guard(&run, true),
+        Command::Run(run) => guard(&run, false, &HandedOn::default()),
+        Command::Dev(run) => guard(&run, true, &HandedOn::default()),
+        Command::Mount(options) => mount_here(options),
+        Command::Completions { shell } => completions(shell),
         Command::Exec { command } => Exit::from_code(init::exec(&command)),
-        Command::Supervise { dev, run } => supervisor(&run, dev, None),
+        Command::Supervise { dev, local, run } => supervisor(&run, dev, &local, None),
         Command::Recover {
             guardian,
             code,
             stops,
             died: words,
             directory,
+            local,
             run,
         } => {
             // It was there when the supervisor began. Without it only relative paths lead nowhere, and say so.
             let _ = std::env::set_current_dir(directory);
             let died = Died { words, code, stops };
-            supervisor(&run, false, Some((guardian, died)))
+            supervisor(&run, false, &local, Some((guardian, died)))
         }
         Command::Check { config, json } => with_config(Sources::process(config.config), |config| check(&config, json)),
         Command::Status { config, json, wait } => {
@@ -212,11 +230,12 @@ pub fn main() -> Exit {
 }
 
 /// The guardian with the supervisor as its child: the same program, the same arguments.
-fn guard(run: &Run, dev: bool) -> Exit {
+fn guard(run: &Run, dev: bool, local: &HandedOn) -> Exit {
     let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "supervise".into()];
     if dev {
         command.push("--dev".into());
     }
+    command.extend(local.arguments());
     if let Some(file) = &run.config.config {
         command.extend(["--config".into(), file.into()]);
     }
@@ -227,6 +246,41 @@ fn guard(run: &Run, dev: bool) -> Exit {
     // The servers of `dev` end with the supervisor: nothing could be stored any more.
     let recovery = (!dev).then(|| recovery(&command));
     Exit::from_code(init::guard_supervisor(&command, recovery))
+}
+
+/// `mount`: what is wrong with the command line and the configuration is said before anything runs.
+fn mount_here(options: Mount) -> Exit {
+    let mut local = match options.resolve() {
+        Ok(local) => local,
+        Err(words) => {
+            let _ = writeln!(std::io::stderr(), "tenant-init: {words}");
+            return Exit::Config;
+        }
+    };
+    let run = Run {
+        config: options.config,
+        app: Vec::new(),
+    };
+    let mut sources = Sources::process(run.config.config.clone());
+    local.apply(&mut sources);
+    with_config(sources, |config| {
+        local.settle(&config);
+        guard(&run, false, &local)
+    })
+}
+
+fn completions(shell: clap_complete::Shell) -> Exit {
+    let all = Cli::command();
+    // What is started by tenant-init itself is not for typing.
+    let offered = all.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut command = clap::Command::new("tenant-init")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommands(offered.cloned());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "tenant-init", &mut script);
+    // A closed stdout leaves nobody to tell.
+    let _ = std::io::stdout().write_all(&script);
+    Exit::Stored
 }
 
 /// `recover` with the arguments of the supervisor. The guardian leaves this directory.
@@ -252,9 +306,10 @@ fn with_config(sources: Sources, then: impl FnOnce(Config) -> Exit) -> Exit {
     }
 }
 
-fn supervisor(run: &Run, dev: bool, died: Option<(i32, Died)>) -> Exit {
+fn supervisor(run: &Run, dev: bool, local: &HandedOn, died: Option<(i32, Died)>) -> Exit {
     let mut sources = Sources::process(run.config.config.clone());
     sources.dev = dev;
+    local.apply(&mut sources);
     if !run.app.is_empty() {
         let value = FlagValue::Words(run.app.clone());
         sources.flags.push(Flag {
@@ -264,24 +319,45 @@ fn supervisor(run: &Run, dev: bool, died: Option<(i32, Died)>) -> Exit {
         });
     }
     with_config(sources, |config| {
-        let log = match ops::log::init(&config.log) {
+        let log = match ops::log::init(&config.log, local.is_given()) {
             Ok(log) => log,
             Err(error) => {
                 let _ = writeln!(std::io::stderr(), "tenant-init: {error}");
                 return Exit::Machine;
             }
         };
+        if local.is_given() {
+            ops::front::open(log.lines());
+        }
         die_on_panic();
+        let watched = |view| watch(&config, view);
         let exit = block_on(async {
             match died {
-                Some((guardian, died)) => supervise::orphaned::recover(config, guardian, died).await,
-                None if dev => dev::run(config).await,
-                None => supervise::run(config, supervise::Keys::Configured, || ()).await,
+                Some((guardian, died)) => supervise::orphaned::recover(config.clone(), guardian, died, watched).await,
+                None if dev => dev::run(config.clone()).await,
+                None if local.is_given() => run_held(config.clone(), watched).await,
+                None => supervise::run(config.clone(), supervise::Keys::Configured, watched).await,
             }
         });
         drop(log);
         exit
     })
+}
+
+/// The front end of a local mount.
+fn watch(config: &Config, view: View) {
+    if config.mount.local.is_some() {
+        let show = ops::front::show(Arc::new(config.clone()), view.snapshot, view.draining);
+        tokio::task::spawn_local(show);
+    }
+}
+
+/// A local mount, if nobody else has one in the same place.
+async fn run_held(config: Config, watched: impl FnOnce(View)) -> Exit {
+    match local::hold(&config) {
+        Ok(_held) => supervise::run(config, supervise::Keys::Configured, watched).await,
+        Err(words) => supervise::finish::before_the_start(&config, Exit::Machine, &words),
+    }
 }
 
 /// A supervisor that lost one of its tasks must not go on as if nothing had happened: the guardian takes over.

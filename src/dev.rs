@@ -21,7 +21,7 @@ use crate::credentials::{Bundle, Index, Storage};
 use crate::exit::Exit;
 use crate::mount;
 use crate::process::{Spec, harmless_environment};
-use crate::supervise::{self, Keys, finish};
+use crate::supervise::{self, Keys, View, finish};
 use server::Server;
 
 const BUCKET: &str = "notes";
@@ -36,12 +36,16 @@ pub async fn run(config: Config) -> Exit {
     };
     let bundle = bundle(&config, &servers);
     let introduction = introduction(&config, servers.database.is_some());
-    let when_ready = move || {
-        for line in introduction {
-            tracing::info!(event = "dev", "{line}");
-        }
+    let watched = move |mut view: View| {
+        tokio::task::spawn_local(async move {
+            if view.snapshot.wait_for(|snapshot| snapshot.ready).await.is_ok() {
+                for line in introduction {
+                    tracing::info!(event = "dev", "{line}");
+                }
+            }
+        });
     };
-    let exit = supervise::run(config, Keys::Given(Box::new(bundle)), when_ready).await;
+    let exit = supervise::run(config, Keys::Given(Box::new(bundle)), watched).await;
     servers.stop().await;
     exit
 }

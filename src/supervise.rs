@@ -41,6 +41,7 @@ use crate::core::state::State;
 use crate::core::verdict::Verdict;
 use crate::credentials::Bundle;
 use crate::exit::Exit;
+use crate::mount::DrainProgress;
 use crate::ops;
 use effects::Effects;
 
@@ -52,12 +53,20 @@ pub enum Keys {
     Given(Box<Bundle>),
 }
 
-/// Supervises the tenant until it is stopped or fails for good. Returns with the verdict written. `when_ready` is called
-/// when it is ready for the first time.
-pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static) -> Exit {
+/// What can be watched of a life.
+pub struct View {
+    /// The picture after each step.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// How far the drain of a stop is; nothing before it begins.
+    pub draining: watch::Receiver<Option<DrainProgress>>,
+}
+
+/// Supervises the tenant until it is stopped or fails for good. Returns with the verdict written. `watched` is called once,
+/// inside the runtime, before the first step.
+pub async fn run(config: Config, keys: Keys, watched: impl FnOnce(View)) -> Exit {
     let config = Arc::new(config);
     // Before anything else can fail: whoever looks must find out what is wrong from the endpoint too.
-    let listener = match TcpListener::bind(config.health.listen) {
+    let listener = match listen(&config) {
         Ok(listener) => listener,
         Err(error) => {
             let words = format!(
@@ -67,7 +76,7 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
             return finish::before_the_start(&config, Exit::Machine, &words);
         }
     };
-    let signals = match Signals::install() {
+    let signals = match Signals::install(&config) {
         Ok(signals) => signals,
         Err(error) => {
             return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}"));
@@ -80,10 +89,10 @@ pub async fn run(config: Config, keys: Keys, when_ready: impl FnOnce() + 'static
         keys,
         state,
         first,
-        listener: Some(listener),
+        listener,
         signals,
     };
-    live(life, when_ready).await
+    live(life, watched).await
 }
 
 /// What a life begins with.
@@ -97,7 +106,15 @@ struct Life {
     signals: Signals,
 }
 
-async fn live(life: Life, when_ready: impl FnOnce() + 'static) -> Exit {
+/// The health port; a local mount has none unless it was given one.
+fn listen(config: &Config) -> std::io::Result<Option<TcpListener>> {
+    if config.mount.local.is_some() && config.health.listen.port() == 0 {
+        return Ok(None);
+    }
+    TcpListener::bind(config.health.listen).map(Some)
+}
+
+async fn live(life: Life, watched: impl FnOnce(View)) -> Exit {
     let Life {
         config,
         keys,
@@ -128,13 +145,12 @@ async fn live(life: Life, when_ready: impl FnOnce() + 'static) -> Exit {
         };
         tokio::task::spawn_local(ops::http::serve(listener, sources, std::future::pending()))
     });
-    let mut seen = publisher.subscribe();
-    tokio::task::spawn_local(async move {
-        if seen.wait_for(|snapshot| snapshot.ready).await.is_ok() {
-            when_ready();
-        }
+    watched(View {
+        snapshot: publisher.subscribe(),
+        draining: effects.draining(),
     });
     let exit = Loop {
+        config,
         state,
         effects,
         metrics,
@@ -153,8 +169,12 @@ async fn live(life: Life, when_ready: impl FnOnce() + 'static) -> Exit {
 }
 
 /// The signals that mean something. The three stops mean the same (Fly's default is INT, Docker's TERM); USR1 asks for the
-/// full check of the index; HUP for new keys; USR2, whose default would end the supervisor, means nothing.
+/// full check of the index; HUP for new keys; USR2, whose default would end the supervisor, means nothing. On somebody's computer
+/// HUP is a terminal that was closed: a stop, but never the second one, because shell and kernel both send it.
 struct Signals {
+    /// This is a local mount.
+    local: bool,
+    stopping: bool,
     check: Signal,
     hangup: Signal,
     user: Signal,
@@ -164,8 +184,10 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install(config: &Config) -> std::io::Result<Self> {
         Ok(Signals {
+            local: config.mount.local.is_some(),
+            stopping: false,
             check: signal(SignalKind::user_defined1())?,
             hangup: signal(SignalKind::hangup())?,
             user: signal(SignalKind::user_defined2())?,
@@ -176,13 +198,23 @@ impl Signals {
     }
 
     async fn next(&mut self) -> Event {
+        let event = self.any().await;
+        self.stopping |= matches!(event, Event::StopSignal(_));
+        event
+    }
+
+    async fn any(&mut self) -> Event {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Event::StopSignal("SIGTERM"),
                 _ = self.interrupt.recv() => return Event::StopSignal("SIGINT"),
                 _ = self.quit.recv() => return Event::StopSignal("SIGQUIT"),
                 _ = self.check.recv() => return Event::CheckIndex,
-                _ = self.hangup.recv() => return Event::AskKeys("SIGHUP"),
+                _ = self.hangup.recv() => match (self.local, self.stopping) {
+                    (false, _) => return Event::AskKeys("SIGHUP"),
+                    (true, false) => return Event::StopSignal("SIGHUP"),
+                    (true, true) => {}
+                },
                 _ = self.user.recv() => tracing::info!(event = "signal", "SIGUSR2 means nothing to a tenant: ignored"),
             }
         }
@@ -190,6 +222,7 @@ impl Signals {
 }
 
 struct Loop {
+    config: Arc<Config>,
     state: State,
     effects: Effects,
     metrics: Arc<ops::metrics::Metrics>,
@@ -213,7 +246,12 @@ impl Loop {
         loop {
             for action in actions {
                 match action {
-                    Action::Say(level, event, words) => say(level, event, &words),
+                    Action::Say(level, event, words) => {
+                        // The front end of a local mount says that it stops, and last of all why.
+                        if self.config.mount.local.is_none() || !words.starts_with("stopping: ") {
+                            say(level, event, &words);
+                        }
+                    }
                     Action::Finish(cause) => {
                         self.publish();
                         let stop_seconds = self.state.stop_seconds(self.zero.elapsed());
@@ -263,7 +301,7 @@ impl Loop {
             stopped.ready = false;
             *snapshot = Arc::new(stopped);
         });
-        finish::announce(verdict)
+        finish::announce(&self.config, verdict)
     }
 }
 

@@ -27,6 +27,7 @@ use self::format::{Formatter, Line, Style};
 use self::limit::Limiter;
 use self::writer::Writer;
 use crate::config::{self, LogFormat};
+use crate::ops::screen::{self, Screen};
 
 /// Target of what children print; the field `service` names the child. See [`crate::process`].
 const CHILD: &str = "child";
@@ -61,11 +62,11 @@ pub struct Guard {
 }
 
 /// Sets up the log for the whole process, on stderr. Also sends panics through the log, one line each. Call it once, and
-/// keep the guard until the process ends.
+/// keep the guard until the process ends. `front`: a live line of [`Guard::lines`] shares stderr with it.
 ///
 /// # Errors
 /// See [`LogError`].
-pub fn init(config: &config::Log) -> Result<Guard, LogError> {
+pub fn init(config: &config::Log, front: bool) -> Result<Guard, LogError> {
     let level = match config.level.as_str() {
         "error" => Level::ERROR,
         "warn" => Level::WARN,
@@ -79,7 +80,11 @@ pub fn init(config: &config::Log) -> Result<Guard, LogError> {
         LogFormat::Text if colours(&io::stderr()) => Style::Colour,
         LogFormat::Text => Style::Plain,
     };
-    let (guard, subscriber) = build(style, level, io::stderr()).map_err(LogError::Thread)?;
+    let sink: Box<dyn io::Write + Send> = match front {
+        true => Box::new(Screen::stderr()),
+        false => Box::new(io::stderr()),
+    };
+    let (guard, subscriber) = build(style, level, sink).map_err(LogError::Thread)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Twice)?;
     log_panics(&guard);
     Ok(guard)
@@ -92,7 +97,29 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
 }
 
+/// Puts lines for people between those of the log. Never blocks.
+#[derive(Debug, Clone)]
+pub struct Lines(Writer);
+
+impl Lines {
+    /// The line that changes. Only on a terminal, and only if the log was set up with a front.
+    pub fn status(&self, words: &str) {
+        self.0.line(screen::status(words));
+    }
+
+    /// A line that stays, or several.
+    pub fn say(&self, words: &str) {
+        self.0.line(screen::said(words));
+    }
+}
+
 impl Guard {
+    /// A way for people's lines.
+    #[must_use]
+    pub fn lines(&self) -> Lines {
+        Lines(self.writer.clone())
+    }
+
     /// Lines dropped since the start because the reader of stderr was too slow.
     #[must_use]
     pub fn dropped(&self) -> u64 {

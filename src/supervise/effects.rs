@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{SetOnce, mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::core::action::Action;
 use crate::core::event::Event;
 use crate::core::verdict::{Cause, Verdict};
-use crate::mount::{Claim, Hold, Session};
+use crate::mount::{Claim, DrainProgress, Hold, Session};
 use crate::ops::metrics::Metrics;
 use crate::process::Group;
 use crate::storage::OwnChanges;
@@ -73,6 +73,8 @@ pub struct Shared {
     pub launch: RefCell<Option<JoinHandle<()>>>,
     /// The end has begun: whatever is still being launched is not wanted.
     pub ending: Cell<bool>,
+    /// How far the drain of a stop is.
+    pub draining: watch::Sender<Option<DrainProgress>>,
     /// Was the mount ever ready in this life?
     pub served: Cell<bool>,
     /// A living rclone has said that everything is sent, and nothing was mounted since.
@@ -130,6 +132,7 @@ impl Effects {
             warm: RefCell::default(),
             launch: RefCell::default(),
             ending: Cell::default(),
+            draining: watch::Sender::default(),
             served: Cell::default(),
             drained: Cell::default(),
             flow: Cell::default(),
@@ -139,6 +142,11 @@ impl Effects {
         Effects {
             shared: Rc::new(shared),
         }
+    }
+
+    /// How far the drain of a stop is; nothing before it begins.
+    pub fn draining(&self) -> watch::Receiver<Option<DrainProgress>> {
+        self.shared.draining.subscribe()
     }
 
     /// The life before this one has served the tenant, and this one answers for it.

@@ -2,7 +2,7 @@
 //! start reads.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use crate::app::command;
@@ -12,6 +12,7 @@ use crate::core::verdict::{Cause, Verdict, decide};
 use crate::exit::Exit;
 use crate::index;
 use crate::mount::{Ledger, pending};
+use crate::ops::front;
 use crate::supervise::effects::Shared;
 use crate::supervise::{auditing, mounting, warm};
 
@@ -97,7 +98,7 @@ fn write_marker(config: &Config, verdict: &Verdict) {
 pub fn at_once(config: &Config, cause: &Cause, seconds: f64) -> Exit {
     let verdict = decide(cause, true, left(config), left_of_the_index(config), seconds);
     write_marker(config, &verdict);
-    announce(&verdict)
+    announce(config, &verdict)
 }
 
 /// [`unshipped`]; one too many rather than none when that cannot be read.
@@ -216,8 +217,25 @@ pub fn found(config: &Config, bucket: &str) -> Earlier {
     }
 }
 
-/// The last line on stderr for people, the last line on stdout for programs, and the exit code.
-pub fn announce(verdict: &Verdict) -> Exit {
+/// The last line on stderr for people, the last line on stdout for programs, and the exit code. For a local mount the front end
+/// says it; and on a terminal it would be said twice.
+pub fn announce(config: &Config, verdict: &Verdict) -> Exit {
+    if config.mount.local.is_some() {
+        front::end(config, verdict);
+        if std::io::stdout().is_terminal() {
+            return Exit::from_code(verdict.exit_code);
+        }
+    } else {
+        log(verdict);
+    }
+    let line = serde_json::to_string(verdict).unwrap_or_else(|_| r#"{"event":"verdict","stored":false}"#.into());
+    let mut out = std::io::stdout().lock();
+    // A closed stdout must not change the exit code, which says the same.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    Exit::from_code(verdict.exit_code)
+}
+
+fn log(verdict: &Verdict) {
     let left = match (verdict.uploads_pending.len(), verdict.index_pending) {
         (0, 0) => "everything is stored".to_owned(),
         (files, 0) => format!("{files} file(s) are not stored: {}", verdict.uploads_pending.join(", ")),
@@ -233,16 +251,14 @@ pub fn announce(verdict: &Verdict) -> Exit {
     } else {
         tracing::error!(event = "verdict", "ended with exit code {code}: {reason}; {left}");
     }
-    let line = serde_json::to_string(verdict).unwrap_or_else(|_| r#"{"event":"verdict","stored":false}"#.into());
-    let mut out = std::io::stdout().lock();
-    // A closed stdout must not change the exit code, which says the same.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    Exit::from_code(verdict.exit_code)
 }
 
 /// A failure before the loop could start: names what a life before has left on this disk. The marker is not ours to write, that
 /// life may still be there.
 pub fn before_the_start(config: &Config, exit: Exit, words: &str) -> Exit {
     let cause = Cause::Failure(Failure::new(exit, words));
-    announce(&decide(&cause, false, left(config), left_of_the_index(config), 0.0))
+    announce(
+        config,
+        &decide(&cause, false, left(config), left_of_the_index(config), 0.0),
+    )
 }

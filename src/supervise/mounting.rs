@@ -337,7 +337,13 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
             let started = Instant::now();
             let deadline = started + within;
             let result = session
-                .drain(progress, deadline.into())
+                .drain(
+                    |at| {
+                        progress(&at);
+                        shared.draining.send_replace(Some(at));
+                    },
+                    deadline.into(),
+                )
                 .await
                 .map_err(|error| error.to_string());
             auditing::all(&shared).await;
@@ -357,7 +363,7 @@ pub async fn drain(shared: Rc<Shared>, within: Duration) {
     shared.send(Event::Phase(PhaseEnd::Drained(result)));
 }
 
-fn progress(at: DrainProgress) {
+fn progress(at: &DrainProgress) {
     tracing::info!(
         event = "draining",
         files = at.files,

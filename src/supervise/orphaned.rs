@@ -27,7 +27,7 @@ use crate::core::verdict::Cause;
 use crate::exit::Exit;
 use crate::init;
 use crate::mount::{self, Prober, mountinfo};
-use crate::supervise::{Keys, Life, Signals, finish, identity, live};
+use crate::supervise::{Keys, Life, Signals, View, finish, identity, live};
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(20);
@@ -40,13 +40,13 @@ const PORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Ends what the supervisor left, stores what is not stored, and returns with the verdict written. `guardian` must be our
 /// parent.
-pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
+pub async fn recover(config: Config, guardian: i32, mut died: Died, watched: impl FnOnce(View)) -> Exit {
     if getppid().as_raw() != guardian {
         let words = "recover is started by the guardian only, when the supervisor has died";
         return finish::before_the_start(&config, Exit::Usage, words);
     }
     let began = Instant::now();
-    let mut signals = match Signals::install() {
+    let mut signals = match Signals::install(&config) {
         Ok(signals) => signals,
         Err(error) => return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}")),
     };
@@ -98,7 +98,7 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died) -> Exit {
         listener,
         signals,
     };
-    live(life, || ()).await
+    live(life, watched).await
 }
 
 /// How long the app may take to end.
@@ -186,8 +186,8 @@ fn tell(target: i32, signal: Signal) {
 async fn listen(config: &Config) -> Option<TcpListener> {
     let deadline = Instant::now() + PORT_LIMIT;
     loop {
-        match TcpListener::bind(config.health.listen) {
-            Ok(listener) => return Some(listener),
+        match super::listen(config) {
+            Ok(listener) => return listener,
             Err(error) if Instant::now() >= deadline => {
                 tracing::warn!(
                     event = "health_port",

@@ -273,6 +273,6 @@ fn a_level_must_be_a_level() {
             format: LogFormat::Json,
             level: wrong.into(),
         };
-        assert!(matches!(init(&config), Err(LogError::Level(_))), "{wrong:?}");
+        assert!(matches!(init(&config, false), Err(LogError::Level(_))), "{wrong:?}");
     }
 }

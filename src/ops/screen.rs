@@ -1,0 +1,105 @@
+//! One line at the bottom of a terminal that changes, and the log above it.
+//!
+//! Both come through the log's one thread, in order, so neither breaks into the other, and a terminal that takes nothing (^S)
+//! stops only that thread. A message that begins with a carriage return is the line; anything else stays.
+
+use std::io::{self, IsTerminal, Write};
+
+/// Erase the line; wrapping off, because a line that wraps cannot be erased; wrapping on.
+const ERASE: &[u8] = b"\r\x1b[K";
+const CUT: &[u8] = b"\x1b[?7l";
+const WRAP: &[u8] = b"\x1b[?7h";
+
+/// Where the log's thread writes to when there is such a line.
+#[derive(Debug)]
+pub(super) struct Screen<W> {
+    sink: W,
+    line: Vec<u8>,
+}
+
+impl Screen<io::Stderr> {
+    pub(super) fn stderr() -> Self {
+        Screen::new(io::stderr())
+    }
+}
+
+impl<W: Write> Screen<W> {
+    fn new(sink: W) -> Self {
+        Screen { sink, line: Vec::new() }
+    }
+}
+
+/// Can stderr show a line that changes?
+#[must_use]
+pub fn is_live() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+/// The message that makes `words` the line; nothing takes it away.
+pub(super) fn status(words: &str) -> Vec<u8> {
+    // A name of a file may hold anything, and this goes to a terminal.
+    let plain = words.chars().filter(|letter| !letter.is_control());
+    std::iter::once('\r').chain(plain).collect::<String>().into_bytes()
+}
+
+/// The message for `words` that stay.
+pub(super) fn said(words: &str) -> Vec<u8> {
+    let plain = words.chars().filter(|letter| !letter.is_control() || *letter == '\n');
+    plain.chain(['\n']).collect::<String>().into_bytes()
+}
+
+impl<W: Write> Write for Screen<W> {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        let mut out = Vec::with_capacity(message.len() + self.line.len() + 32);
+        if !self.line.is_empty() {
+            out.extend_from_slice(ERASE);
+        }
+        match message.split_first() {
+            Some((b'\r', words)) => self.line = words.to_vec(),
+            _ => out.extend_from_slice(message),
+        }
+        if !self.line.is_empty() {
+            for part in [CUT, &self.line, WRAP] {
+                out.extend_from_slice(part);
+            }
+        }
+        self.sink.write_all(&out)?;
+        self.sink.flush()?;
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_stands_above_the_line_that_changes() {
+        let mut screen = Screen::new(Vec::new());
+        for message in [
+            status("one"),
+            b"log\n".to_vec(),
+            status("two"),
+            status(""),
+            b"end\n".to_vec(),
+        ] {
+            screen.write_all(&message).unwrap();
+        }
+        let shown = String::from_utf8(screen.sink).unwrap();
+        let shown = shown
+            .replace("\r\x1b[K", "<")
+            .replace("\x1b[?7l", "[")
+            .replace("\x1b[?7h", "]");
+        assert_eq!(shown, "[one]<log\n[one]<[two]<end\n");
+    }
+
+    #[test]
+    fn nothing_in_a_name_reaches_the_terminal_as_a_command() {
+        assert_eq!(status("a\x1b[2Jb\n"), b"\ra[2Jb");
+        assert_eq!(said("a\r\x1b[2Jb\nc"), b"a[2Jb\nc\n");
+    }
+}
