@@ -1,0 +1,191 @@
+"""`tenant-init mount`: the tenant's files on somebody's computer."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from lib.index import lease
+from lib.local import NOBODY
+from lib.wait import wait_until
+
+
+def stored(s3, name, text):
+    wait_until(lambda: s3.read(name) == text, 20, lambda: f"{name} in the bucket: {s3.objects()}")
+
+
+@pytest.mark.parametrize("user", [NOBODY, None], ids=["user", "root"])
+def test_files_go_both_ways_and_a_stop_stores_unmounts_and_says_so(make_mount, s3_server, user):
+    s3_server.put("theirs.md", "from the bucket")
+    local = make_mount(s3_server, user=user).start().wait_ready()
+    assert local.read("theirs.md") == "from the bucket"
+    local.write("mine.md", "from here")
+    stored(s3_server, "mine.md", "from here")
+    s3_server.put("later.md", "made elsewhere")
+    wait_until(lambda: local.read("later.md") == "made elsewhere", 20)
+    who = user or 0
+    assert local.sh('stat -c "%u %g %a" "$M/mine.md"') == f"{who} {who} 600\n", "nobody else may read it"
+    local.write("last.md", "written right before the end")
+    ended = local.stop(signal.SIGINT)
+    assert ended.code == 0, local.log()
+    assert ended.last_line == f"everything is stored, and {local.mount} is unmounted"
+    assert ended.verdict["stored"] is True
+    assert s3_server.read("last.md") == "written right before the end"
+    assert local.mounts() == []
+    assert local.mount.stat().st_mode & 0o200, "the directory can be written again"
+
+
+def test_after_a_kill_of_everything_the_next_start_sends_what_was_left(make_mount, s3_server):
+    env = {"TENANT_INIT_MOUNT__WRITE_BACK": "30s"}
+    local = make_mount(s3_server, env=env).start().wait_ready()
+    local.write("unsent.md", "not sent yet")
+    local.kill()
+    assert "unsent.md" not in s3_server.objects()
+    again = make_mount(s3_server).start().wait_ready()
+    assert again.read("unsent.md") == "not sent yet"
+    stored(s3_server, "unsent.md", "not sent yet")
+    assert again.stop().code == 0
+    assert again.mounts() == []
+
+
+def test_a_killed_supervisor_is_followed_by_one_that_stores_what_it_left(make_mount, s3_server):
+    local = make_mount(s3_server, env={"TENANT_INIT_MOUNT__WRITE_BACK": "30s"}).start().wait_ready()
+    local.write("left.md", "by a dead supervisor")
+    os.kill(local.supervisor_pid(), signal.SIGKILL)
+    ended = local.wait()
+    assert (ended.code, ended.verdict["stored"]) == (137, True), local.log()
+    assert s3_server.read("left.md") == "by a dead supervisor"
+    assert local.mounts() == []
+
+
+@pytest.mark.parametrize("user", [NOBODY, None], ids=["user", "root"])
+def test_read_only_refuses_writes_and_changes_nothing_in_the_bucket(make_mount, s3_server, user):
+    s3_server.put("theirs.md", "from the bucket")
+    local = make_mount(s3_server, user=user, arguments=["--read-only"]).start().wait_ready()
+    assert "read-only" in local.log()
+    assert local.read("theirs.md") == "from the bucket"
+    for attempt in ('echo x > "$M/new.md"', 'echo x >> "$M/theirs.md"', 'rm "$M/theirs.md"', 'mkdir "$M/folder"'):
+        with pytest.raises(AssertionError, match="Read-only file system"):
+            local.sh(attempt)
+    s3_server.put("later.md", "made elsewhere")
+    wait_until(lambda: local.read("later.md") == "made elsewhere", 20)
+    ended = local.stop()
+    assert (ended.code, ended.last_line) == (0, f"{local.mount} is unmounted")
+    assert sorted(s3_server.objects(own=True)) == ["later.md", "theirs.md"]
+
+
+def test_read_only_does_not_send_what_another_life_has_left_in_its_cache(make_mount, s3_server):
+    local = make_mount(s3_server, env={"TENANT_INIT_MOUNT__WRITE_BACK": "30s"}).start().wait_ready()
+    local.write("unsent.md", "not sent yet")
+    local.kill()
+    ended = make_mount(s3_server, arguments=["--read-only"]).start().wait()
+    assert ended.code == 78
+    assert s3_server.objects() == {}
+
+
+def test_offline_in_plain_words_and_everything_is_sent_afterwards(make_mount, s3_server):
+    local = make_mount(s3_server).start().wait_ready()
+    local.write("before.md", "online")
+    stored(s3_server, "before.md", "online")
+    s3_server.kill()
+    local.says("your changes are kept here and sent when the connection is back")
+    local.write("offline.md", "on the train")
+    assert local.read("offline.md") == "on the train"
+    s3_server.start()
+    local.says("connected again")
+    stored(s3_server, "offline.md", "on the train")
+    local.says("everything is stored")
+    assert local.stop().code == 0
+
+
+def test_a_second_signal_while_offline_ends_at_once_and_names_what_is_left(make_mount, s3_server):
+    local = make_mount(s3_server).start().wait_ready()
+    s3_server.kill()
+    local.says("offline since")
+    local.write("offline.md", "on the train")
+    local.process.signal(signal.SIGINT)
+    local.says("stopping, but offline: 1 file")
+
+    def again():
+        # Too soon after the first one it is taken for the same stop, delivered twice.
+        if local.process.running():
+            local.process.signal(signal.SIGINT)
+        return not local.process.running()
+
+    wait_until(again, 20, every=0.5)
+    ended = local.wait()
+    assert ended.code == 74
+    assert "1 file is not in the bucket: offline.md" in local.log()
+    assert str(local.cache) in ended.last_line
+    assert local.mounts() == []
+    s3_server.start()
+    again = make_mount(s3_server).start().wait_ready()
+    stored(s3_server, "offline.md", "on the train")
+    assert again.stop().code == 0
+
+
+def test_a_closed_terminal_is_a_stop(make_mount, s3_server):
+    local = make_mount(s3_server).start().wait_ready()
+    local.write("mine.md", "from here")
+    local.process.signal(signal.SIGHUP)
+    ended = local.stop(signal.SIGHUP)
+    assert (ended.code, s3_server.read("mine.md")) == (0, "from here")
+
+
+def test_a_directory_that_cannot_be_used_is_said_clearly(make_mount, s3_server):
+    absent = make_mount(s3_server, "absent")
+    absent.mount.rmdir()
+    ended = absent.start().wait()
+    assert (ended.code, ended.last_line) == (78, f"tenant-init: there is no directory {absent.mount}: "
+                                                  f"make it first (mkdir {absent.mount})")
+    full = make_mount(s3_server, "full")
+    (full.mount / "letter.txt").write_text("mine")
+    ended = full.start().wait()
+    assert ended.code == 71 and "is not empty (letter.txt" in ended.last_line
+
+    local = make_mount(s3_server).start().wait_ready()
+    twice = make_mount(s3_server, "other", mount=local.mount)
+    # The same place for locks, as two mounts of one user have.
+    twice.env["TENANT_INIT_MOUNT__RUN_DIR"] = str(local.folder / "run2")
+    ended = twice.start().wait()
+    assert ended.code == 71 and f"another tenant-init has mounted {local.mount}" in ended.last_line
+    local.write("still.md", "there")
+    (local.folder / "second").mkdir()
+    os.chown(local.folder / "second", NOBODY, NOBODY)
+    same = make_mount(s3_server, "third", mount=local.folder / "second")
+    same.env["TENANT_INIT_MOUNT__CACHE_DIR"] = str(local.cache)
+    ended = same.start().wait()
+    assert ended.code == 71 and "is in use by another tenant-init" in same.log()
+    assert local.stop().code == 0
+    assert s3_server.read("still.md") == "there"
+
+
+def test_the_lease_of_the_tenants_machine_is_left_alone(make_mount, make_tenant, s3_server, sqld):
+    cloud = make_tenant(s3_server, sqld=sqld).start().wait_ready()
+    held = lease(sqld)
+    database = {"url": sqld.url}
+    local = make_mount(s3_server, index=database).start().wait_ready()
+    local.write("mine.md", "from here")
+    stored(s3_server, "mine.md", "from here")
+    assert local.stop().code == 0
+    now = lease(sqld)
+    assert (now["epoch"], now["holder"]) == (held["epoch"], held["holder"])
+    assert cloud.ready() and cloud.status()["lease"]["held"]
+    assert cloud.stop().code == 0
+
+
+def test_names_of_places_come_from_the_bucket(make_mount, s3_server):
+    local = make_mount(s3_server)
+    for name in ("CACHE_DIR", "RUN_DIR"):
+        del local.env[f"TENANT_INIT_MOUNT__{name}"]
+    local.start().wait_ready()
+    assert (local.folder / ".cache/tenant-init/mount/notes/vfs").is_dir()
+    assert (local.folder / "runtime/tenant-init-notes").is_dir()
+    assert local.stop().code == 0
+
+
+def test_completions_offer_what_is_for_typing(binary):
+    for shell in ("bash", "zsh", "fish"):
+        script = subprocess.run([binary, "completions", shell], capture_output=True, text=True, check=True).stdout
+        assert "read-only" in script and "supervise" not in script
