@@ -161,6 +161,16 @@ def test_a_directory_that_cannot_be_used_is_said_clearly(make_mount, s3_server):
     assert s3_server.read("still.md") == "there"
 
 
+def test_with_sudo_the_files_belong_to_whoever_typed_it(make_mount, s3_server):
+    env = {"SUDO_UID": str(NOBODY), "SUDO_GID": str(NOBODY)}
+    local = make_mount(s3_server, user=None, env=env).start().wait_ready()
+    local.user = NOBODY
+    local.write("mine.md", "from here")
+    stored(s3_server, "mine.md", "from here")
+    assert local.sh('stat -c "%u %a" "$M/mine.md"') == f"{NOBODY} 600\n"
+    assert local.stop().code == 0
+
+
 def test_the_lease_of_the_tenants_machine_is_left_alone(make_mount, make_tenant, s3_server, sqld):
     cloud = make_tenant(s3_server, sqld=sqld).start().wait_ready()
     held = lease(sqld)
