@@ -8,6 +8,7 @@ import pytest
 
 from lib.index import lease
 from lib.local import NOBODY
+from lib.tenant import cmdline, descendants, send
 from lib.wait import wait_until
 
 
@@ -57,6 +58,17 @@ def test_a_killed_supervisor_is_followed_by_one_that_stores_what_it_left(make_mo
     assert (ended.code, ended.verdict["stored"]) == (137, True), local.log()
     assert s3_server.read("left.md") == "by a dead supervisor"
     assert local.mounts() == []
+
+
+def test_a_killed_rclone_is_replaced_and_nothing_is_lost(make_mount, s3_server):
+    local = make_mount(s3_server, env={"TENANT_INIT_MOUNT__WRITE_BACK": "5s"}).start().wait_ready()
+    local.write("mine.md", "from here")
+    mounter = [pid for pid in descendants(local.process.pid) if b"--vfs-write-back" in cmdline(pid)]
+    send(signal.SIGKILL, mounter)
+    local.says("is being mounted again")
+    wait_until(lambda: local.read("mine.md") == "from here", 20)
+    assert local.stop().code == 0
+    assert s3_server.read("mine.md") == "from here"
 
 
 @pytest.mark.parametrize("user", [NOBODY, None], ids=["user", "root"])
