@@ -20,7 +20,11 @@ use secrecy::SecretString;
 
 use crate::config::{Config, Credentials, Environment};
 
+pub(crate) use broker::retry_after;
+pub(crate) use bundle::render;
 pub use error::{CredentialsError, Fault, Origin};
+pub(crate) use file::read as read_file;
+pub(crate) use secret::read as read_secret;
 pub use watch::{FileWatch, watch_file};
 
 /// Everything secret a tenant needs. `Debug` prints no secret (secrecy redacts).

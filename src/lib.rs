@@ -18,5 +18,6 @@ pub mod mount;
 pub mod ops;
 pub mod preflight;
 pub mod process;
+pub mod provision;
 pub mod storage;
 pub mod supervise;

@@ -20,7 +20,9 @@ mod folders;
 pub(crate) mod network;
 mod object;
 mod pulse;
-mod xml;
+pub(crate) mod sign;
+mod whole;
+pub(crate) mod xml;
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -32,10 +34,12 @@ use crate::credentials;
 use client::{Client, Request};
 pub use error::StorageError;
 pub(crate) use error::describe_skew;
+pub(crate) use folders::OURS as OWN_OBJECTS;
 pub use folders::{Folders, OwnChanges};
 pub(crate) use object::AUTHOR;
 pub use object::{Head, Placed};
 pub use pulse::Pulse;
+pub(crate) use whole::{Holds, Made};
 
 /// How long a request to the bucket may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

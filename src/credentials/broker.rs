@@ -27,6 +27,7 @@ use super::error::{CredentialsError, Fault, Origin};
 use super::{Bundle, bundle, secret};
 use crate::config::Environment;
 use http::Failure;
+pub(crate) use http::retry_after;
 
 /// Where the bundle is and how long it may take.
 pub(super) struct Broker<'a> {

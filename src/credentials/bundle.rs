@@ -7,8 +7,8 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
-use serde_json::{Map, Value};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
 
 use super::error::{CredentialsError, Fault, Origin};
 use super::{Bundle, Index, Storage, database_url, validate};
@@ -18,6 +18,29 @@ use crate::config::closest;
 pub(super) const LARGEST: u64 = 64 * 1024;
 
 const TODO: &str = "see docs/CONFIG.md for the bundle's form";
+
+/// `bundle` as the text that [`parse`] reads. A secret: for a file that only its owner reads.
+pub(crate) fn render(bundle: &Bundle) -> SecretString {
+    let storage = &bundle.storage;
+    let index = bundle.index.as_ref().map(|index| {
+        let token = index.auth_token.as_ref().map(ExposeSecret::expose_secret);
+        json!({"url": index.url, "auth_token": token})
+    });
+    let value = json!({
+        "version": 1,
+        "tenant_id": bundle.tenant_id,
+        "storage": {
+            "bucket": storage.bucket,
+            "endpoint": storage.endpoint,
+            "region": storage.region,
+            "access_key_id": storage.access_key_id.expose_secret(),
+            "secret_access_key": storage.secret_access_key.expose_secret(),
+        },
+        "index": index,
+        "expires_at": bundle.expires_at.map(|time| time.to_string()),
+    });
+    format!("{value:#}\n").into()
+}
 
 /// The bundle in `text`.
 pub(super) fn parse(
@@ -220,7 +243,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::error::{CredentialsError, Origin};
-    use super::{Bundle, parse};
+    use super::{Bundle, parse, render};
     use crate::exit::Exit;
 
     fn good() -> Value {
@@ -253,6 +276,19 @@ mod tests {
         assert_eq!(index.url, "libsql://db.turso.io");
         assert_eq!(index.auth_token.unwrap().expose_secret(), "a.b.c");
         assert_eq!(bundle.expires_at.unwrap().to_string(), "2030-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for absent in ["", "tenant_id", "index", "expires_at"] {
+            let mut bundle = good();
+            bundle["storage"]["endpoint"] = json!("https://t3.storage.dev");
+            if !absent.is_empty() {
+                bundle[absent] = Value::Null;
+            }
+            let rendered = render(&read(&bundle, None).unwrap());
+            assert_eq!(serde_json::from_str::<Value>(rendered.expose_secret()).unwrap(), bundle);
+        }
     }
 
     #[test]

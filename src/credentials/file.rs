@@ -9,7 +9,7 @@ use super::error::{CredentialsError, Fault, Origin};
 use super::{Bundle, bundle, secret};
 
 /// The bundle in `path`.
-pub(super) async fn read(path: &Path, tenant: Option<&str>) -> Result<Bundle, CredentialsError> {
+pub(crate) async fn read(path: &Path, tenant: Option<&str>) -> Result<Bundle, CredentialsError> {
     let origin = Origin::File(path.to_owned());
     let bytes = match secret::read_bounded(path, bundle::LARGEST).await {
         Ok(bytes) => bytes,

@@ -14,7 +14,7 @@ use crate::config::{Environment, syntax};
 const LONGEST: u64 = 64 * 1024;
 
 /// The value of `name`, `None` when neither it nor `NAME_FILE` is set.
-pub(super) async fn read(environment: &Environment, name: &str) -> Result<Option<SecretString>, Fault> {
+pub(crate) async fn read(environment: &Environment, name: &str) -> Result<Option<SecretString>, Fault> {
     let file_name = format!("{name}_FILE");
     let not_utf8 = |name: &str| Fault::new(name, "is not UTF-8", "set it to plain ASCII text");
     let value = environment.get(name).map_err(|_| not_utf8(name))?;

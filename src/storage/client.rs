@@ -4,17 +4,16 @@
 //! wrong for both. Paths are `endpoint/bucket/key`. A body is signed, too: the store refuses one that arrives damaged.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_sigv4::http_request::{self, SignableBody, SignableRequest, SigningSettings};
-use aws_sigv4::sign::v4;
+use aws_sigv4::http_request::SignableBody;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
-use secrecy::{ExposeSecret, SecretString};
 
 use super::clock::Watch;
+use super::sign::Signer;
 use super::{StorageError, Target, error, filebody, network, xml};
 use crate::credentials;
 
@@ -33,9 +32,7 @@ pub(super) struct Client {
     http: reqwest::Client,
     /// `endpoint/bucket`, without a slash at its end.
     base: String,
-    region: String,
-    key_id: SecretString,
-    secret: SecretString,
+    signer: Signer,
     clock: Watch,
 }
 
@@ -150,9 +147,7 @@ impl Client {
         Ok(Client {
             http: builder.build().map_err(|error| network::chain(&error))?,
             base: format!("{}/{}", endpoint.shown, utf8_percent_encode(&storage.bucket, QUERY)),
-            region: storage.region.clone(),
-            key_id: storage.access_key_id.clone(),
-            secret: storage.secret_access_key.clone(),
+            signer: Signer::s3(storage),
             clock,
         })
     }
@@ -220,7 +215,9 @@ impl Client {
         }
         match &request.body {
             Body::Bytes(bytes) => {
-                self.sign(&mut http, SignableBody::Bytes(bytes)).map_err(unsent)?;
+                self.signer
+                    .sign(&mut http, SignableBody::Bytes(bytes))
+                    .map_err(unsent)?;
                 if !bytes.is_empty() {
                     *http.body_mut() = Some(bytes.clone().into());
                 } else if request.method == Method::PUT {
@@ -229,7 +226,9 @@ impl Client {
             }
             Body::File(path) => {
                 let (body, sum) = filebody::open(path).await.map_err(unread)?;
-                self.sign(&mut http, SignableBody::Precomputed(sum)).map_err(unsent)?;
+                self.signer
+                    .sign(&mut http, SignableBody::Precomputed(sum))
+                    .map_err(unsent)?;
                 *http.body_mut() = Some(reqwest::Body::wrap(body));
             }
         }
@@ -264,42 +263,5 @@ impl Client {
             url.extend(utf8_percent_encode(value, QUERY));
         }
         Url::parse(&url).map_err(|error| error.to_string())
-    }
-
-    /// AWS Signature Version 4, with the time of this machine.
-    fn sign(&self, request: &mut reqwest::Request, body: SignableBody<'_>) -> Result<(), String> {
-        let mut settings = SigningSettings::default();
-        // Keys are encoded once, and a key with two slashes in a row is another one (Amazon S3, "Signature calculations").
-        settings.percent_encoding_mode = http_request::PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = http_request::UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = http_request::PayloadChecksumKind::XAmzSha256;
-        let (key_id, secret) = (self.key_id.expose_secret(), self.secret.expose_secret());
-        let identity = aws_credential_types::Credentials::new(key_id, secret, None, None, "tenant-bundle").into();
-        let parameters = v4::SigningParams::builder()
-            .identity(&identity)
-            .region(&self.region)
-            .name("s3")
-            .time(SystemTime::now())
-            .settings(settings)
-            .build()
-            .map_err(|error| error.to_string())?;
-        let signable = SignableRequest::new(
-            request.method().as_str(),
-            request.url().as_str(),
-            request
-                .headers()
-                .iter()
-                .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))),
-            body,
-        );
-        let signed = signable
-            .and_then(|signable| http_request::sign(signable, &parameters.into()))
-            .map_err(|error| network::chain(&error))?;
-        for header in signed.into_parts().0.into_parts().0 {
-            let mut value = HeaderValue::from_str(header.value()).map_err(|error| error.to_string())?;
-            value.set_sensitive(header.sensitive());
-            request.headers_mut().insert(header.name(), value);
-        }
-        Ok(())
     }
 }

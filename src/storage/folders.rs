@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::{Bucket, StorageError, object};
 
 /// Objects of tenant-init itself; no one looks for changes of them.
-const OURS: &str = ".tenant-init/";
+pub(crate) const OURS: &str = ".tenant-init/";
 
 impl Bucket {
     /// Lists the whole bucket but for our own prefix: a digest of each object (name, size, ETag), and how many requests that took.

@@ -22,9 +22,9 @@ pub(super) struct Listed {
 
 /// Why the store refused something, in its words.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) code: String,
-    pub(super) message: Option<String>,
+pub(crate) struct Said {
+    pub(crate) code: String,
+    pub(crate) message: Option<String>,
 }
 
 /// `None` when this is no listing.
@@ -49,7 +49,7 @@ pub(super) fn page(body: &[u8]) -> Option<Page> {
 }
 
 /// `None` when this is no error of an S3 service.
-pub(super) fn error(body: &[u8]) -> Option<Said> {
+pub(crate) fn error(body: &[u8]) -> Option<Said> {
     let document = Document::parse(std::str::from_utf8(body).ok()?).ok()?;
     // Some services wrap it.
     let error = document.descendants().find(|node| node.has_tag_name("Error"))?;
@@ -59,7 +59,8 @@ pub(super) fn error(body: &[u8]) -> Option<Said> {
     })
 }
 
-fn text(node: Node<'_, '_>, name: &str) -> Option<String> {
+/// The text of the child `name`.
+pub(crate) fn text(node: Node<'_, '_>, name: &str) -> Option<String> {
     let found = node.children().find(|child| child.has_tag_name(name))?;
     Some(found.text().unwrap_or_default().to_owned())
 }

@@ -127,7 +127,7 @@ fn causes(error: &reqwest::Error) -> String {
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110, 10.2.3). Nonsense counts as absent.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         // A day is as good as for ever, and cannot overflow an Instant.
