@@ -73,6 +73,8 @@ pub fn judge(wanted: Wanted, found: Option<&Object>, cached: &Cached, may_be_los
         (Wanted::Absent, Some(object), _) if object.ours || object.before => Finding::Delete,
         (Wanted::Absent, Some(_), _) => Finding::Elsewhere,
         (_, _, Cached::Unsent) => Finding::Later,
+        // There is nothing that could have been overwritten.
+        (Wanted::Doubtful, None, _) if !may_be_lost => Finding::AsWanted,
         (_, None, _) if !may_be_lost => Finding::Elsewhere,
         (Wanted::Copied, Some(_), _) | (_, Some(_), Cached::Not) => Finding::AsWanted,
         (Wanted::Copied, None, _) | (Wanted::Uploaded, None, Cached::Not) => Finding::Lost,
@@ -166,6 +168,8 @@ mod tests {
         assert_eq!(judge(Wanted::Copied, None, &whole()), Finding::Lost);
         assert_eq!(judge(Wanted::Doubtful, None, &whole()), Finding::Restore(None));
         assert_eq!(judge(Wanted::Doubtful, None, &Cached::Not), Finding::AsWanted);
+        let deleted_elsewhere = super::judge(Wanted::Doubtful, None, &whole(), false);
+        assert_eq!(deleted_elsewhere, Finding::AsWanted, "nothing here takes it away");
     }
 
     #[test]

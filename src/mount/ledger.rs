@@ -25,6 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::core::audit::Wanted;
 
 mod journal;
+mod renames;
 
 /// More names than this are not remembered at a time; far more than a person or an agent changes in an outage.
 const MOST: usize = 100_000;
@@ -34,8 +35,6 @@ const RISK: SignedDuration = SignedDuration::from_secs(60);
 const REMEMBERED: SignedDuration = SignedDuration::from_secs(300);
 /// Until such a name is looked at again; then after twice as long, and so on.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
-/// A rename that has failed may be tried again for this long ([`super::guard`]); until then nothing is put right that it may change.
-const ATTEMPTS: SignedDuration = SignedDuration::from_secs(45);
 /// A journal is written anew when it has this many lines more than names.
 const SLACK: usize = 1000;
 
@@ -55,6 +54,9 @@ struct List {
     no_sums: bool,
     wrong: BTreeSet<String>,
     removed: Vec<String>,
+    failing: Option<renames::Failing>,
+    /// What may have been copied to a doubtful name.
+    sources: BTreeMap<String, String>,
     /// The first failure to write the journal that nobody was told of.
     trouble: Option<io::Error>,
 }
@@ -102,7 +104,7 @@ impl Ledger {
                 Some(wanted) => {
                     let mut entry = Entry::new(wanted.into(), line.since);
                     entry.risk = line.risk.unwrap_or(Timestamp::MIN);
-                    entry.seen = line.seen;
+                    (entry.seen, entry.removal) = (line.seen, line.removal);
                     list.names.insert(line.name, entry);
                 }
                 None => drop(list.names.remove(&line.name)),
@@ -175,6 +177,9 @@ impl Ledger {
     pub(super) fn note(&self, message: &str, object: Option<&str>, now: Timestamp) {
         let Some(object) = object else { return };
         let list = &mut *self.lock();
+        if list.note_failed_rename(message, object, now) {
+            return;
+        }
         if message == "vfs cache: removed cache file as file deleted" {
             // Of a file that is stored rclone knows the object, and the deletion succeeds or fails with it. (Unless that is
             // about to be uploaded again.)
@@ -210,10 +215,6 @@ impl Ledger {
             // It is said before it is done, and the object may be looked at in between.
             list.change(object, |entry| (entry.risk, entry.removal) = (now + RISK, true));
             list.write(object, now);
-        } else if message.starts_with("File.Rename error: ") {
-            list.rename_failed(object, false, now);
-        } else if message.starts_with("Couldn't delete: ") {
-            list.rename_failed(object, true, now);
         } else if message.starts_with("Copied (") || message.starts_with("vfs cache: upload succeeded") {
             list.landed(object, now);
         } else if message.starts_with("vfs cache: failed to upload") || message == "vfs cache: upload canceled" {
@@ -283,12 +284,6 @@ impl Ledger {
         self.select(|entry| entry.wanted == Wanted::Absent && !entry.seen)
     }
 
-    /// What was doubted, and nobody has looked at.
-    #[must_use]
-    pub fn doubtful(&self) -> Vec<(String, Entry)> {
-        self.select(|entry| entry.wanted == Wanted::Doubtful && !entry.seen)
-    }
-
     /// Names that must be empty in the bucket and may not be at `now`: before an rclone lists it.
     #[must_use]
     pub fn absent(&self, now: Timestamp) -> Vec<(String, Entry)> {
@@ -306,8 +301,8 @@ impl Ledger {
     #[must_use]
     pub(super) fn unproven(&self, now: Timestamp) -> Vec<String> {
         let list = self.select(|entry| {
-            let kept = matches!(entry.wanted, Wanted::Uploaded | Wanted::Doubtful);
-            kept && (!entry.seen || entry.risk > now)
+            // What is doubted is compared before anything lists the bucket; sent unseen it could replace what others have written.
+            entry.wanted == Wanted::Uploaded && (!entry.seen || entry.risk > now)
         });
         list.into_iter().map(|(name, _)| name).collect()
     }
@@ -472,7 +467,7 @@ impl Entry {
     /// Is an object that is gone one that nobody has deleted on purpose?
     #[must_use]
     pub fn may_be_lost(&self) -> bool {
-        !self.seen || self.removal
+        self.removal || (!self.seen && self.wanted != Wanted::Doubtful)
     }
 
     /// Something gets through: so may what was sent in vain before, however long ago.
@@ -497,21 +492,7 @@ impl List {
         };
         self.names.insert(name.to_owned(), entry);
         self.wrong.remove(name);
-        self.write(name, now);
-    }
-
-    /// A rename from or to `name` has failed, for rclone and the program that wanted it. In the bucket it may be done, the first half
-    /// of it or all, or be done later: what had the new name before is overwritten then, and with `removal` the source is gone. The
-    /// cache has both.
-    fn rename_failed(&mut self, name: &str, removal: bool, now: Timestamp) {
-        let known = |entry: &Entry| !entry.seen && entry.wanted != Wanted::Copied;
-        if !self.names.get(name).is_some_and(known) {
-            self.want(name, Wanted::Doubtful, now);
-        }
-        self.change(name, |entry| {
-            (entry.risk, entry.next) = (now + RISK, now + ATTEMPTS);
-            entry.removal |= removal;
-        });
+        self.sources.remove(name);
         self.write(name, now);
     }
 
@@ -523,6 +504,7 @@ impl List {
 
     fn drop(&mut self, name: &str, now: Timestamp) {
         self.wrong.remove(name);
+        self.sources.remove(name);
         if self.names.remove(name).is_some() {
             self.write(name, now);
         }

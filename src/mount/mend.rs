@@ -23,7 +23,7 @@
 //! * a file with holes and no description (a partly read one) is set aside in `rescued/`;
 //! * an empty file is not sent when it has no description, because rclone begins a file that it is going to download as an empty
 //!   one. It has the object's length before it is described for the first time: so one whose description was being written is
-//!   meant to be empty, and so is one that is described as empty and is on that ledger.
+//!   meant to be empty, unless the machine itself has failed since; and so is one that is described as empty and is on that ledger.
 //!
 //! What remains: bytes overwritten in the middle of a file that was not cached whole, without fsync, just before a kill.
 
@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::mountinfo::REMOTE;
-use super::pending::{Meta, Range, is_complete, read_meta, walk};
+use super::pending::{Meta, Range, is_complete, read_meta, walk, was_being_written};
 
 /// rclone gives a cached file its modification time in whole nanoseconds; file systems may keep less.
 const SAME_TIME: Duration = Duration::from_millis(2);
@@ -73,7 +73,7 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
                 fs::rename(&old.path, metas.join(&name))?;
                 mended.requeued.push(name);
             } else if match &described {
-                None => found.len() > 0 || fs::exists(metas.join(&name))?,
+                None => found.len() > 0 || was_being_written(&metas.join(&name))?,
                 Some(meta) if found.len() == 0 => unproven.contains(&name) && meta.describes(&found),
                 // A partly read file of which the bucket has a new version is nobody's write.
                 Some(meta) => (unproven.contains(&name) || !meta.describes(&found)) && is_complete(file, found.len())?,
@@ -295,6 +295,10 @@ mod tests {
         assert_eq!(cache.mend().requeued, ["made.md"]);
         assert_eq!(cache.unsent(), ["made.md"]);
         assert_eq!(cache.mend(), Mended::default(), "once is enough");
+        fs::write(cache.file("before-a-power-cut.md"), "").unwrap();
+        let meta = File::create(cache.meta("before-a-power-cut.md")).unwrap();
+        meta.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(cache.mend(), Mended::default(), "what it had may be lost");
     }
 
     #[test]

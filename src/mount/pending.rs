@@ -8,8 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +69,19 @@ pub(super) fn read_meta(path: &Path) -> io::Result<Option<Meta>> {
     }
 }
 
+/// Was this description being written when rclone was ended, and the machine went on? (When the machine itself fails, the file that it
+/// is of may have lost its content as well.)
+pub(super) fn was_being_written(path: &Path) -> io::Result<bool> {
+    let written = match fs::metadata(path) {
+        Ok(found) => found.modified()?,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let up = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
+    let since_the_start = SystemTime::now().duration_since(written).is_ok_and(|ago| ago < up);
+    Ok(since_the_start && read_meta(path)?.is_none())
+}
+
 /// The unsent files of `bucket`, sorted by name. Reads every metadata file: milliseconds per thousand cached files.
 ///
 /// A file whose metadata is missing or cannot be parsed (rclone was killed in mid-write) counts as unsent: better one name
@@ -99,7 +114,8 @@ fn look(cache_dir: &Path, bucket: &str, undescribed: bool) -> io::Result<Vec<Pen
                     bytes: u64::try_from(meta.size).unwrap_or(0),
                 }),
                 Some(_) => drop(sent.insert(name)),
-                None => drop(torn.insert(name)),
+                None if was_being_written(meta_file)? => drop(torn.insert(name)),
+                None => {}
             }
             Ok(())
         },

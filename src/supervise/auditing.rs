@@ -73,16 +73,22 @@ pub async fn deletions(shared: &Shared) {
     }
 }
 
-/// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then. Does not take long.
+/// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then.
 pub async fn before_a_listing(shared: &Shared) {
     deletions(shared).await;
     let Some(tenant) = shared.tenant() else { return };
-    let suspected = async {
-        suspecting::look(shared, &tenant).await;
-        audit(shared, &tenant, tenant.ledger.doubtful(), Duration::ZERO).await;
-    };
     // In a large bucket the folders that are read again have their own look.
-    let _ = tokio::time::timeout(SUSPECTED_LIMIT, suspected).await;
+    let _ = tokio::time::timeout(SUSPECTED_LIMIT, suspecting::look(shared, &tenant)).await;
+    let doubtful = tenant.ledger.doubtful(Timestamp::now());
+    audit(shared, &tenant, doubtful, Duration::ZERO).await;
+}
+
+/// Files that must not be listed: the bucket may have something else, and nobody has been able to look.
+pub fn doubted(shared: &Shared) -> Vec<String> {
+    shared
+        .tenant()
+        .map(|tenant| tenant.ledger.doubted())
+        .unwrap_or_default()
 }
 
 /// One of these for a launch, which does not wait for ever.
@@ -194,7 +200,10 @@ impl Audit {
         if !self.ledger.stands(name, entry) {
             return Ok(Seen::Other);
         }
-        let found = head.as_ref().map(|head| self.object(head));
+        let mut found = head.as_ref().map(|head| self.object(head));
+        if let Some(object) = found.as_mut().filter(|object| !object.ours) {
+            object.ours = self.is_copied_here(object).await?;
+        }
         match audit::judge(entry.wanted, found.as_ref(), &cached, entry.may_be_lost()) {
             Finding::AsWanted => {
                 let whole = matches!(cached, Cached::Whole { .. });
@@ -261,6 +270,13 @@ impl Audit {
 
     async fn restore(&self, replaces: Option<&str>, cached: &Cached) -> Result<Seen, StorageError> {
         let (name, entry) = (self.name.as_str(), &self.entry);
+        if entry.wanted == Wanted::Doubtful && !self.pause.is_zero() {
+            // The rename that it is doubted for may be tried once more; rclone says so when it is done.
+            tokio::time::sleep(self.pause).await;
+            if self.bucket.head(name).await?.as_ref().map(|head| head.etag.as_str()) != replaces {
+                return Ok(Seen::Other);
+            }
+        }
         let Some(begun) = self.ledger.begin(name, entry, false, Timestamp::now()) else {
             return Ok(Seen::Other);
         };
@@ -302,8 +318,26 @@ impl Audit {
         }
     }
 
+    /// A copy that a failed rename has made has the mark of whoever uploaded its source.
+    async fn is_copied_here(&self, object: &Object) -> Result<bool, StorageError> {
+        let Some(source) = self.ledger.source(&self.name) else {
+            return Ok(false);
+        };
+        if let Some(head) = self.bucket.head(&source).await? {
+            return Ok((head.size, &head.etag) == (object.size, &object.etag));
+        }
+        let Cached::Whole { size, md5 } = self.cached_of(source).await else {
+            return Ok(false);
+        };
+        Ok(size == object.size && md5.is_some_and(|md5| md5 == object.etag))
+    }
+
     async fn cached(&self) -> Cached {
-        let (cache_dir, bucket, name) = (self.cache_dir.clone(), self.bucket.name().to_owned(), self.name.clone());
+        self.cached_of(self.name.clone()).await
+    }
+
+    async fn cached_of(&self, name: String) -> Cached {
+        let (cache_dir, bucket) = (self.cache_dir.clone(), self.bucket.name().to_owned());
         let md5 = self.ledger.compares_sums();
         let read = tokio::task::spawn_blocking(move || cached::cached(&cache_dir, &bucket, &name, md5)).await;
         match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
@@ -352,7 +386,8 @@ async fn read_again(shared: &Shared, tenant: &Rc<Tenant>) {
         let deletions = risks
             .iter()
             .any(|(_, entry)| entry.wanted == Wanted::Absent && !entry.seen);
-        if deletions || (!risks.is_empty() && since.elapsed() < PATIENCE) {
+        let waits = risks.iter().any(|(_, entry)| entry.waits(Timestamp::now()));
+        if deletions || waits || (!risks.is_empty() && since.elapsed() < PATIENCE) {
             continue;
         }
         // Attempts have failed again and again. Then it must be right at least as it is now.

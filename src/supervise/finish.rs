@@ -59,7 +59,7 @@ fn not_stored(shared: &Shared) -> Vec<String> {
         |tenant| tenant.ledger.clone(),
     );
     names.extend(ledger.wrong());
-    names.extend(ledger.doubtful().into_iter().map(|(name, _)| name));
+    names.extend(ledger.doubted_in(&config.mount.cache_dir));
     if doubt {
         names.extend(ledger.queued());
     }
@@ -133,7 +133,10 @@ fn left(config: &Config) -> Vec<String> {
         Ok(names) => names,
         Err(error) => vec![unknown(config, &error)],
     };
-    names.extend(Ledger::load_all(cache_dir).iter().flat_map(deletions));
+    for ledger in Ledger::load_all(cache_dir) {
+        names.extend(ledger.doubted_in(cache_dir));
+        names.extend(deletions(&ledger));
+    }
     names
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::event::{Event, Failure, MountEvent, MountHealth, PhaseEnd, Queue, Room};
 use crate::core::pressure::LEAST_RESERVE;
+use crate::exit::Exit;
 use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict};
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
@@ -56,6 +57,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     if shared.ending.get() {
         return Ok(());
     }
+    refuse_doubted(shared)?;
     shared.drained.set(false);
     let session = Session::launch(&claim, plan(shared, &tenant)).await.map_err(failure)?;
     *shared.session.borrow_mut() = Some(session.clone());
@@ -77,6 +79,23 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
     shared.send(Event::Mount(MountEvent::Ready));
     tokio::task::spawn_local(watch(Rc::clone(shared), session));
     Ok(())
+}
+
+/// An rclone that lists the bucket throws away what it has cached of a file that has another object there. So nobody may list before
+/// it is known whether that object is one that must not be there.
+///
+/// # Errors
+/// The bucket did not answer.
+fn refuse_doubted(shared: &Shared) -> Result<(), Failure> {
+    let names = auditing::doubted(shared);
+    if names.is_empty() {
+        return Ok(());
+    }
+    let words = format!(
+        "the bucket did not answer in time whether a rename that failed has changed {}",
+        names.join(", ")
+    );
+    Err(Failure::new(Exit::Unavailable, words))
 }
 
 fn plan(shared: &Shared, tenant: &Tenant) -> Plan {
@@ -149,7 +168,8 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
-    auditing::before_a_listing(shared).await;
+    auditing::in_time(auditing::before_a_listing(shared)).await;
+    refuse_doubted(shared)?;
     let settled = began.elapsed();
     session
         .rejoin(relisting::is_tiny(shared), deadline.into())

@@ -23,6 +23,8 @@ pub(super) struct Line {
     pub(super) risk: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) seen: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) removal: bool,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -47,6 +49,7 @@ pub(super) fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Res
         since: entry.map_or(now, |entry| entry.since),
         risk: entry.map(|entry| entry.risk).filter(|risk| *risk > now),
         seen: entry.is_some_and(|entry| entry.seen),
+        removal: entry.is_some_and(|entry| entry.removal && entry.risk > now),
     })?;
     line.push(b'\n');
     Ok(line)

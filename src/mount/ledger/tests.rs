@@ -1,5 +1,7 @@
 //! rclone's lines, and what is on the list after them.
 
+use super::super::cached;
+use super::renames::ATTEMPTS;
 use super::*;
 
 const REMOVED: &str = "vfs cache: removed cache file as file deleted";
@@ -70,7 +72,8 @@ fn an_object_that_rclone_says_it_removes_is_looked_at_again_after_it_was_found()
         ledger.settle(&name, &entry, now);
         let (_, entry) = ledger.due(now + AGAIN).remove(0);
         assert!(entry.wanted == wanted && entry.seen && entry.may_be_lost());
-        assert_eq!(ledger.unproven(now), ["a.md"]);
+        let before_the_next_rclone = [ledger.unproven(now), names(ledger.doubtful(now))].concat();
+        assert_eq!(before_the_next_rclone, ["a.md"]);
         ledger.note(UPLOADED, Some("a.md"), now);
     }
     ledger.note(REMOVED, Some("a.md"), now);
@@ -214,27 +217,83 @@ fn what_somebody_else_has_changed_is_not_watched_any_more() {
     assert!(ledger.due(Timestamp::MAX).is_empty() && ledger.unproven(now).is_empty());
 }
 
+const COPIED: &str = "Copied (server-side copy) to: b.md";
+const NOT_DELETED: &str = "Couldn't delete: operation error S3: x";
+const NOT_COPIED: &str = "Not deleting source as copy failed: operation error S3: x";
+const NOT_RENAMED: &str = "File.Rename error: operation error S3: x";
+
 #[test]
 fn what_a_rename_may_have_done_before_it_failed_is_doubted_once_it_is_not_tried_any_more() {
     let ledger = Ledger::default();
     let now = Timestamp::now();
-    ledger.note("Copied (server-side copy) to: b.md", Some("a.md"), now);
-    ledger.note("Couldn't delete: operation error S3: x", Some("a.md"), now);
-    ledger.note("File.Rename error: operation error S3: x", Some("b.md"), now);
+    ledger.note(COPIED, Some("a.md"), now);
+    ledger.note(NOT_DELETED, Some("a.md"), now);
+    ledger.note(NOT_RENAMED, Some("b.md"), now);
     assert!(ledger.due(now).is_empty(), "it is tried again");
-    assert_eq!(names(ledger.doubtful()), ["a.md", "b.md"]);
+    assert_eq!(ledger.doubted(), ["a.md", "b.md"]);
+    assert_eq!(ledger.source("b.md").as_deref(), Some("a.md"));
     assert_eq!(names(ledger.due(now + ATTEMPTS)), ["a.md", "b.md"]);
-    let (_, source) = ledger.doubtful().remove(0);
+    let (source, target) = (ledger.doubtful(now).remove(0).1, ledger.doubtful(now).remove(1).1);
+    assert!(source.waits(now) && !source.waits(now + ATTEMPTS));
     assert!(source.may_be_lost());
+    assert!(
+        !target.may_be_lost(),
+        "a copy takes nothing away: it was deleted elsewhere"
+    );
+    assert!(
+        ledger.unproven(now).is_empty(),
+        "it is compared before it is sent again"
+    );
     // It succeeds.
     ledger.note("vfs cache: renamed in cache to \"b.md\"", Some("a.md"), now);
-    assert!(ledger.doubtful().is_empty());
+    assert!(ledger.doubted().is_empty() && ledger.source("b.md").is_none());
     assert_eq!(names(ledger.deletions()), ["a.md"]);
-    // What is still to be uploaded, or must not be there, stays so.
+}
+
+#[test]
+fn what_is_to_be_uploaded_or_deleted_stays_so_after_a_rename_that_failed() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
     ledger.note(QUEUED, Some("c.md"), now);
+    ledger.note("vfs cache: renamed in cache to \"d.md\"", Some("a.md"), now);
     for name in ["c.md", "a.md"] {
-        ledger.note("File.Rename error: operation error S3: x", Some(name), now);
+        ledger.note(NOT_RENAMED, Some(name), now);
     }
     assert_eq!(names(ledger.deletions()), ["a.md"]);
-    assert!(ledger.doubtful().is_empty());
+    assert!(ledger.doubted().is_empty());
+}
+
+#[test]
+fn a_rename_that_succeeded_is_not_undone_because_a_later_one_to_the_same_name_fails() {
+    let now = Timestamp::now();
+    for looked_at in [false, true] {
+        let ledger = Ledger::default();
+        ledger.note(COPIED, Some("x.md"), now);
+        if looked_at {
+            let (name, entry) = ledger.due(now).remove(0);
+            ledger.remember_copy(&name, &entry, now);
+        }
+        ledger.note(NOT_COPIED, Some("y.md"), now);
+        ledger.note(NOT_RENAMED, Some("b.md"), now);
+        assert!(ledger.doubted().is_empty(), "the cache has what was there before x.md");
+    }
+}
+
+#[test]
+fn that_a_deletion_may_have_been_done_survives_in_the_journal() {
+    let cache = tempfile::tempdir().unwrap();
+    let ledger = Ledger::load(cache.path(), "notes");
+    ledger.open(cache.path()).unwrap();
+    let now = Timestamp::now();
+    ledger.note(NOT_DELETED, Some("a.md"), now);
+    let (_, source) = Ledger::load(cache.path(), "notes").doubtful(now).remove(0);
+    assert!(source.may_be_lost());
+    assert!(
+        ledger.doubted_in(cache.path()).is_empty(),
+        "the cache has nothing to put back"
+    );
+    let file = cached::path(cache.path(), "notes", "a.md");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, "a").unwrap();
+    assert_eq!(ledger.doubted_in(cache.path()), ["a.md"]);
 }
