@@ -89,9 +89,9 @@ impl List {
 
     fn failed_rename(&mut self, to: &str, now: Timestamp) {
         let failing = self.failing.take();
-        // A rename that has succeeded before: the cache may still have what was there before that.
+        // The copy is of a rename before, which has succeeded: the cache may still have what was there before that.
         let copied = failing.as_ref().is_some_and(|failing| failing.copied);
-        let renamed = |entry: &Entry| entry.wanted == Wanted::Copied && (entry.seen || !copied);
+        let renamed = |entry: &Entry| entry.wanted == Wanted::Copied && !copied;
         if self.names.get(to).is_some_and(renamed) {
             return;
         }

@@ -227,6 +227,9 @@ fn what_a_rename_may_have_done_before_it_failed_is_doubted_once_it_is_not_tried_
     let ledger = Ledger::default();
     let now = Timestamp::now();
     ledger.note(COPIED, Some("a.md"), now);
+    // Somebody looks meanwhile.
+    let (name, entry) = ledger.due(now).remove(0);
+    ledger.remember_copy(&name, &entry, now);
     ledger.note(NOT_DELETED, Some("a.md"), now);
     ledger.note(NOT_RENAMED, Some("b.md"), now);
     assert!(ledger.due(now).is_empty(), "it is tried again");
