@@ -13,6 +13,8 @@ mod format;
 mod limit;
 mod writer;
 
+pub(super) use writer::write_all;
+
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::ops::log::write_all;
+
 /// Erase the line; wrapping off, because a line that wraps cannot be erased; wrapping on.
 const ERASE: &[u8] = b"\r\x1b[K";
 const CUT: &[u8] = b"\x1b[?7l";
@@ -63,7 +65,8 @@ impl<W: Write> Write for Screen<W> {
                 out.extend_from_slice(part);
             }
         }
-        self.sink.write_all(&out)?;
+        // Whole: a message that was written in part must not be written once more.
+        write_all(&mut self.sink, &out);
         self.sink.flush()?;
         Ok(message.len())
     }
@@ -95,6 +98,33 @@ mod tests {
             .replace("\x1b[?7l", "[")
             .replace("\x1b[?7h", "]");
         assert_eq!(shown, "[one]<log\n[one]<[two]<end\n");
+    }
+
+    /// Takes three bytes at a time, and nothing every other time.
+    #[derive(Default)]
+    struct Slow(Vec<u8>, bool);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let taken = bytes.len().min(3);
+            self.0.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_terminal_that_takes_a_part_gets_the_rest_and_nothing_twice() {
+        let mut screen = Screen::new(Slow::default());
+        write_all(&mut screen, b"a whole line\n");
+        assert_eq!(screen.sink.0, b"a whole line\n");
     }
 
     #[test]

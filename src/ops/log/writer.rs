@@ -115,7 +115,7 @@ fn write(waiting: &Receiver<Message>, mut sink: impl Write, state: &State, repor
 
 /// Unlike [`Write::write_all`] goes on after `WouldBlock`: stderr may share its open file, and so `O_NONBLOCK`, with
 /// other processes. Any other failure loses the line: there is nowhere to say so.
-fn write_all(sink: &mut impl Write, mut line: &[u8]) {
+pub(in crate::ops) fn write_all(sink: &mut impl Write, mut line: &[u8]) {
     while !line.is_empty() {
         match sink.write(line) {
             Ok(0) => return,
