@@ -14,6 +14,9 @@ mod secret;
 mod validate;
 mod watch;
 
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use secrecy::SecretString;
@@ -80,10 +83,17 @@ pub async fn fetch(config: &Config, environment: &Environment) -> Result<Bundle,
 }
 
 /// The bucket that the bundle in `file` names, as far as it can be read. Everything that may be wrong with a bundle is for
-/// [`fetch`] to say.
+/// [`fetch`] to say. Nothing is waited for: a pipe has no answer.
 #[must_use]
 pub fn bucket_in(file: &Path) -> Option<String> {
-    let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(file).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(bundle::LARGEST).read_to_end(&mut bytes).ok()?;
+    let bundle: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     Some(bundle.get("storage")?.get("bucket")?.as_str()?.to_owned())
 }
 
@@ -129,4 +139,24 @@ pub fn scrub_environment_names() -> &'static [&'static str] {
         "TENANT_CREDENTIALS_TOKEN",
         "TENANT_CREDENTIALS_TOKEN_FILE",
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket_in;
+
+    #[test]
+    fn the_bucket_is_looked_for_in_a_file_of_a_bundles_size_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bundle.json");
+        let text = r#"{"version":1,"storage":{"bucket":"notes"}}"#;
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(bucket_in(&file).as_deref(), Some("notes"));
+        std::fs::write(&file, format!("{}{text}", " ".repeat(1 << 20))).unwrap();
+        assert_eq!(bucket_in(&file), None);
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(bucket_in(&pipe), None);
+        assert_eq!(bucket_in(dir.path()), None);
+    }
 }
