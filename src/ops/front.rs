@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::core::snapshot::Snapshot;
 use crate::core::verdict::Verdict;
-use crate::mount::DrainProgress;
+use crate::mount::{DrainProgress, mountinfo};
 use crate::ops::log::Lines;
 use crate::ops::screen;
 use words::{Place, Story};
@@ -64,8 +64,14 @@ pub async fn show(
 pub fn end(config: &Config, verdict: &Verdict) {
     if let Some(lines) = LINES.get() {
         lines.status("");
-        lines.say(&words::end(verdict, &place(config)));
+        lines.say(&words::end(verdict, &place(config), is_mounted(config)));
     }
+}
+
+/// Has something of ours stayed on the directory?
+fn is_mounted(config: &Config) -> bool {
+    let found = mountinfo::resolve(&config.mount.path).and_then(|path| mountinfo::at(&path));
+    found.is_ok_and(|found| found.iter().any(|entry| entry.kind() != mountinfo::Kind::Foreign))
 }
 
 fn place(config: &Config) -> Place {

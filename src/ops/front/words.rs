@@ -7,6 +7,8 @@ use crate::ops::words;
 
 /// Names in the last words.
 const NAMES: usize = 10;
+/// Behind a name in a verdict: what is left to do is a deletion.
+const DELETED: &str = " (to be deleted)";
 
 /// What is said about the mount itself.
 #[derive(Debug, Clone)]
@@ -130,7 +132,11 @@ impl Story {
             }
             State::Repairing => {
                 let why = snapshot.services.mount.last_error.as_deref().unwrap_or("it was lost");
-                format!("{path} is being mounted again ({why}){waiting}")
+                if snapshot.storage.reachable == Some(false) {
+                    format!("offline, and {path} is away until the connection is back ({why}){waiting}")
+                } else {
+                    format!("{path} is being mounted again ({why}){waiting}")
+                }
             }
             State::Stopping => stopping(snapshot, drain),
         }
@@ -173,10 +179,11 @@ fn state(snapshot: &Snapshot) -> State {
         (Phase::Stopping | Phase::Stopped, _) => State::Stopping,
         (_, "waiting" | "starting") => State::Starting,
         _ if reason(snapshot, &["storage_rejected"]).is_some() => State::Refused,
+        // In an outage too: then it takes as long as that.
+        (_, "recovering") => State::Repairing,
         // It answers, and is obeyed.
         _ if reason(snapshot, &["storage_slow_down"]).is_some() => State::Connected,
         _ if snapshot.storage.reachable == Some(false) => State::Offline,
-        (_, "recovering") => State::Repairing,
         _ => State::Connected,
     }
 }
@@ -211,42 +218,72 @@ fn wait(count: u64, bytes: u64) -> String {
     format!("{} {}", files(count, bytes), if count == 1 { "waits" } else { "wait" })
 }
 
-/// The last words.
-pub(super) fn end(verdict: &Verdict, place: &Place) -> String {
+/// The last words. `mounted`: something is still there.
+pub(super) fn end(verdict: &Verdict, place: &Place, mounted: bool) -> String {
+    let Place { path, cache, read_only } = place;
     let asked = verdict.reason.starts_with("SIG");
-    if verdict.uploads_pending.is_empty() {
-        return match asked {
-            true if place.read_only => format!("{} is unmounted", place.path),
-            true => format!("everything is stored, and {} is unmounted", place.path),
-            false => format!("tenant-init: {}", verdict.reason),
-        };
+    let mut lines = Vec::new();
+    if !asked {
+        lines.push(format!("tenant-init: {}", verdict.reason));
     }
-    let count = verdict.uploads_pending.len();
-    let mut names = verdict
-        .uploads_pending
-        .iter()
-        .take(NAMES)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if count > NAMES {
-        names = format!("{names} and {} more", count - NAMES);
+    let deleted = |name: &&String| name.ends_with(DELETED);
+    let (deletions, files): (Vec<_>, Vec<_>) = verdict.uploads_pending.iter().partition(deleted);
+    if !files.is_empty() {
+        let (count, named) = (files.len(), list(&files));
+        let are = if count == 1 { "is" } else { "are" };
+        lines.push(format!(
+            "{} {are} not in the bucket: {named}",
+            words::count(count as u64, "file", "files")
+        ));
     }
-    let (what, they) = if count == 1 {
-        ("1 file is", "It is")
-    } else {
-        ("files are", "They are")
+    if !deletions.is_empty() {
+        let (count, named) = (deletions.len(), list(&deletions));
+        let are = if count == 1 { "is" } else { "are" };
+        let named = named.replace(DELETED, "");
+        lines.push(format!(
+            "{} {are} deleted here and may still be in the bucket: {named}",
+            words::count(count as u64, "file", "files")
+        ));
+    }
+    let gone = match mounted {
+        false => format!("{path} is unmounted"),
+        true => format!(
+            "{path} could not be unmounted: close what uses it, then fusermount3 -u {path} (as root: umount {path})"
+        ),
     };
-    let number = if count == 1 { String::new() } else { format!("{count} ") };
-    let why = if asked {
-        String::new()
+    let next = if *read_only {
+        "the next `tenant-init mount` of this bucket without --read-only"
     } else {
-        format!("tenant-init: {}\n", verdict.reason)
+        "the next `tenant-init mount` of this bucket"
     };
-    format!(
-        "{why}{number}{what} not in the bucket: {names}\n{they} kept in {}; the next `tenant-init mount` of this bucket sends what is there",
-        place.cache
-    )
+    match (files.is_empty(), deletions.is_empty()) {
+        (true, true) if asked && *read_only => lines.push(gone),
+        (true, true) if asked => {
+            let joined = if mounted { "but" } else { "and" };
+            lines.push(format!("everything is stored, {joined} {gone}"));
+        }
+        (true, true) if mounted => lines.push(gone),
+        (true, true) => {}
+        (true, false) => lines.push(format!("{next} deletes there what is left")),
+        (false, _) => {
+            if mounted {
+                lines.push(gone);
+            }
+            let they = if files.len() == 1 { "It is" } else { "They are" };
+            lines.push(format!("{they} kept in {cache}; {next} sends what is there"));
+        }
+    }
+    lines.join("\n")
+}
+
+/// The first of `names`.
+fn list(names: &[&String]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES).map(|name| name.as_str()).collect();
+    let more = names.len().saturating_sub(NAMES);
+    match more {
+        0 => shown.join(", "),
+        _ => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +344,63 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_that_is_away_is_said_to_be_away_in_an_outage_too() {
+        let mut story = Story::new(place());
+        story.look(&picture(true, 0), None, "14:00");
+        story.look(&picture(false, 0), None, "14:01");
+        let mut lost = picture(false, 1);
+        lost.services.mount.state = "recovering".into();
+        lost.services.mount.last_error = Some("a rename failed".into());
+        let told = story.look(&lost, None, "14:02");
+        let away =
+            "offline, and /home/u/notes is away until the connection is back (a rename failed); 1 file (1.0 kB) waits";
+        assert_eq!((told.line.as_str(), news(&told)), (away, away));
+        lost.storage.reachable = Some(true);
+        let told = story.look(&lost, None, "14:03");
+        assert!(
+            told.line.starts_with("/home/u/notes is being mounted again"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn deletions_and_a_mount_that_stays_are_named_as_what_they_are() {
+        let say = |names: &[&str], mounted: bool| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            end(
+                &decide(&Cause::Signal("SIGINT"), true, names, 0, 0.0),
+                &place(),
+                mounted,
+            )
+        };
+        assert_eq!(
+            say(&["x.md (to be deleted)"], false),
+            "1 file is deleted here and may still be in the bucket: x.md\n\
+             the next `tenant-init mount` of this bucket deletes there what is left"
+        );
+        let both = say(&["a.md", "x.md (to be deleted)", "y.md (to be deleted)"], false);
+        assert!(
+            both.starts_with("1 file is not in the bucket: a.md\n2 files are deleted here"),
+            "{both}"
+        );
+        assert!(
+            both.ends_with("sends what is there") && !both.contains("unmounted"),
+            "{both}"
+        );
+        let stays = say(&[], true);
+        assert!(
+            stays.starts_with("everything is stored, but /home/u/notes could not be unmounted"),
+            "{stays}"
+        );
+        assert!(!stays.contains("is unmounted"), "{stays}");
+        let left = say(&["a.md"], true);
+        assert!(
+            left.contains("could not be unmounted") && left.contains("It is kept in"),
+            "{left}"
+        );
+    }
+
+    #[test]
     fn a_stop_says_what_is_still_being_sent() {
         let mut story = Story::new(place());
         let mut snapshot = picture(true, 3);
@@ -338,7 +432,7 @@ mod tests {
     fn the_last_words_name_what_is_left_and_where_it_is() {
         let said = |cause: &Cause, names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            end(&decide(cause, true, names, 0, 0.0), &place())
+            end(&decide(cause, true, names, 0, 0.0), &place(), false)
         };
         let asked = Cause::Signal("SIGINT");
         assert_eq!(
