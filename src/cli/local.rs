@@ -86,6 +86,7 @@ impl HandedOn {
         sources.local = Some(Local {
             read_only: self.read_only,
             place: self.place.clone(),
+            own_cache: false,
         });
         let mut flag = |key: &str, name: &str, value: String| {
             let (key, name, value) = (key.to_owned(), name.to_owned(), FlagValue::Text(value));

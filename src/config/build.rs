@@ -26,10 +26,7 @@ pub(super) fn build(raw: &RawConfig, problems: Vec<Problem>, sources: &Sources) 
         },
         credentials: credentials(&mut reader),
         storage: storage(&mut reader),
-        mount: Mount {
-            local: sources.local.clone(),
-            ..mount(&mut reader)
-        },
+        mount: mount(&mut reader, sources),
         index: Index {
             lease_ttl: reader.duration("index.lease_ttl"),
             lease_wait: reader.duration("index.lease_wait"),
@@ -118,7 +115,9 @@ fn storage(reader: &mut Reader<'_>) -> Storage {
     }
 }
 
-fn mount(reader: &mut Reader<'_>) -> Mount {
+fn mount(reader: &mut Reader<'_>, sources: &Sources) -> Mount {
+    let cache_dir = reader.path("mount.cache_dir");
+    let local = sources.local.clone();
     Mount {
         path: reader.path("mount.path"),
         driver: match reader.text("mount.driver").as_deref() {
@@ -126,7 +125,6 @@ fn mount(reader: &mut Reader<'_>) -> Mount {
             Some("fuse") => DriverChoice::Fuse,
             _ => DriverChoice::Auto,
         },
-        cache_dir: reader.path("mount.cache_dir"),
         run_dir: reader.path("mount.run_dir"),
         write_back: reader.duration("mount.write_back"),
         cache_max_bytes: reader.number("mount.cache_max_size"),
@@ -136,7 +134,8 @@ fn mount(reader: &mut Reader<'_>) -> Mount {
         nconnect: reader.number("mount.nconnect"),
         transfers: reader.number("mount.transfers"),
         rclone: reader.path("mount.rclone"),
-        local: None,
+        local: local.map(|local| local.with_cache(&cache_dir, sources)),
+        cache_dir,
     }
 }
 

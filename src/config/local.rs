@@ -3,9 +3,11 @@
 //! They lie below the user's own settings, as all defaults do. Every bucket has a cache and a run directory of its own, so
 //! that several can be mounted, and no start finds another bucket's files in its cache.
 
+use std::path::Path;
+
 use super::keys::UserDirectory;
 use super::layers::Sources;
-use super::{check, defaults, syntax};
+use super::{Mount, check, defaults, syntax};
 
 /// `tenant-init mount`: the tenant's files on somebody's computer. There is no app, no index, no lease and no health port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Local {
     pub read_only: bool,
     /// Name of the cache and run directories: see [`Local::new`].
     pub place: String,
+    /// The cache directory is the one that [`Local::new`] gives it, which nothing else uses. Known once the configuration is.
+    pub own_cache: bool,
 }
 
 /// Where the bucket is not known before the broker has said it.
@@ -30,7 +34,31 @@ impl Local {
         Local {
             read_only,
             place: format!("{bucket}{suffix}"),
+            own_cache: false,
         }
+    }
+
+    /// With the cache directory that the configuration came to.
+    pub(super) fn with_cache(self, cache_dir: &Path, sources: &Sources) -> Local {
+        let own = default("mount.cache_dir", sources);
+        Local {
+            own_cache: own.is_some_and(|own| Path::new(&own) == cache_dir),
+            ..self
+        }
+    }
+}
+
+impl Mount {
+    /// Is this a local mount that changes nothing in the bucket?
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.read_only)
+    }
+
+    /// Is this a local mount with a cache directory that nothing else uses?
+    #[must_use]
+    pub fn has_own_cache(&self) -> bool {
+        self.local.as_ref().is_some_and(|local| local.own_cache)
     }
 }
 
@@ -77,9 +105,7 @@ fn short(base: &str, place: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::{Local, Sources};
+    use super::{Local, Path, Sources};
     use crate::config::{Config, load};
 
     fn config(uid: u32, local: Local, more: &[(&'static str, &'static str)]) -> Config {
@@ -100,6 +126,7 @@ mod tests {
         assert_eq!(mount.run_dir, Path::new("/run/user/1000/tenant-init-notes"));
         let mount = config(1000, Local::new(Some("notes"), true), &[]).mount;
         assert!(mount.cache_dir.ends_with("notes+read-only"));
+        assert!(mount.is_read_only() && mount.has_own_cache());
         let mount = config(0, Local::new(None, false), &[]).mount;
         assert_eq!(mount.cache_dir, Path::new("/var/lib/tenant-init/mount/tenant"));
         assert_eq!(mount.run_dir, Path::new("/run/tenant-init-tenant"));
@@ -123,6 +150,7 @@ mod tests {
             (config.log.level.as_str(), config.mount.cache_dir.as_path()),
             ("debug", Path::new("/c"))
         );
+        assert!(!config.mount.has_own_cache() && !config.mount.is_read_only());
         assert_eq!(config.limits.uploads_read_only_age, None);
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::barrier::Barrier;
 use super::command::RunFiles;
+use super::discard::discard;
 use super::error::MountError;
 use super::mountinfo;
 use super::pending;
@@ -210,7 +211,11 @@ pub async fn clear_leftovers(mount: &Mount, prober: &Prober) -> Result<Cleared, 
         keep_barrier: false,
         patience: Duration::ZERO,
     };
-    unmount::clear(&path, prober, extent).await
+    let cleared = unmount::clear(&path, prober, extent).await?;
+    if mount.is_read_only() && mount.has_own_cache() {
+        discard(&cache_dir, None).await?;
+    }
+    Ok(cleared)
 }
 
 /// A lock that a process holds which is just going away.

@@ -169,7 +169,7 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
             spec.path.as_os_str().to_owned()
         },
     );
-    if is_read_only(mount) {
+    if mount.is_read_only() {
         args.push("--read-only".into());
     }
     args.extend(["--rc", "--rc-no-auth", "--use-json-log", "--use-server-modtime"].map(OsString::from));
@@ -183,14 +183,10 @@ pub fn arguments(spec: &Spec<'_>) -> Vec<OsString> {
     args
 }
 
-pub(super) fn is_read_only(mount: &Mount) -> bool {
-    mount.local.as_ref().is_some_and(|local| local.read_only)
-}
-
 /// `-o` for mount.nfs. rclone puts its own `port` and `mountport` before ours; mount.nfs takes the right-most. `hard`,
 /// because `soft` drops dirty pages after a stall; `nolock`, because there is no lock daemon to ask.
 fn nfs_options(mount: &Mount, guard: u16) -> String {
-    let mode = if is_read_only(mount) { ",ro" } else { "" };
+    let mode = if mount.is_read_only() { ",ro" } else { "" };
     format!(
         "port={guard},mountport={guard},nolock,vers=3,proto=tcp,mountproto=tcp,hard,nocto,actimeo={},nconnect={},noatime,nosuid,nodev{mode}",
         mount.attribute_timeout.as_secs(),

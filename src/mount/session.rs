@@ -27,6 +27,7 @@ use super::adopt;
 use super::barrier::Barrier;
 use super::claim::Claim;
 use super::command::{self, NfsPorts, RunFiles, Spec};
+use super::discard::discard;
 use super::error::MountError;
 use super::guard::{Handle, Observer};
 use super::health::Memory;
@@ -211,7 +212,12 @@ impl Session {
             path: claim.cache_dir.clone(),
             source,
         })?;
-        let found = mend_cache(&claim.cache_dir, &plan.storage.bucket, &plan.ledger).await?;
+        let found = if plan.mount.is_read_only() {
+            discard(&claim.cache_dir, Some(&plan.storage.bucket)).await?;
+            Vec::new()
+        } else {
+            mend_cache(&claim.cache_dir, &plan.storage.bucket, &plan.ledger).await?
+        };
         let write_back = plan.mount.write_back;
         let mount = Mount {
             cache_dir: claim.cache_dir.clone(),
@@ -254,7 +260,7 @@ impl Session {
             mounted,
             author: &plan.ledger.author(),
         });
-        let read_only = command::is_read_only(&mount);
+        let read_only = mount.is_read_only();
         let log = LogTail::new(plan.ledger.clone());
         let spawn_failed = |source| MountError::Spawn {
             program: mount.rclone.clone(),

@@ -116,8 +116,12 @@ pub fn keep(shared: &Shared) {
     }
 }
 
-/// `pause`: as long a rename may be under way that nobody has told of. False when the bucket did not answer.
+/// `pause`: as long a rename may be under way that nobody has told of. False when the bucket did not answer. For a read-only mount
+/// nothing is put right: the bucket is as it is.
 async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>, pause: Duration) -> bool {
+    if shared.config.mount.is_read_only() {
+        return true;
+    }
     let mut waiting = names.into_iter();
     let mut asking = tokio::task::JoinSet::new();
     let mut most = 1;

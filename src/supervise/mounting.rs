@@ -13,7 +13,7 @@ use crate::mount::{Claim, DrainProgress, Drained, Plan, Prober, Session, Verdict
 use crate::process::oom::Kills;
 use crate::supervise::effects::Shared;
 use crate::supervise::prepare::Tenant;
-use crate::supervise::{application, auditing, relisting, suspecting};
+use crate::supervise::{application, auditing, prepare, relisting, suspecting};
 
 /// rclone holds writes that are not stored: the app goes before it when memory runs out, and we after it.
 const OOM_SCORE_ADJ: i16 = 300;
@@ -47,6 +47,13 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
             let taken = Claim::take(mount, Arc::new(Prober::this_program()))
                 .await
                 .map_err(failure)?;
+            // Somebody else may have used the cache directory until now.
+            if let Err(refused) = prepare::may_use_cache(&shared.config) {
+                if let Err(error) = taken.release().await {
+                    tracing::warn!(event = "mount_left", "{error}");
+                }
+                return Err(refused);
+            }
             let taken = Rc::new(taken);
             *shared.claim.borrow_mut() = Some(Rc::clone(&taken));
             taken
@@ -431,6 +438,12 @@ pub async fn release(shared: &Shared) {
         session.terminate(Duration::ZERO).await;
     }
     let claim = shared.claim.borrow_mut().take();
+    let bucket = shared.bucket.borrow().clone();
+    if let (Some(claim), Some(bucket), true) = (&claim, bucket, shared.config.mount.is_read_only())
+        && let Err(error) = crate::mount::discard(claim.cache_dir(), Some(&bucket)).await
+    {
+        tracing::warn!(event = "cache_discarded", "{error}");
+    }
     if let Some(claim) = claim.and_then(Rc::into_inner)
         && let Err(error) = claim.release().await
     {

@@ -79,7 +79,9 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died, watched: imp
         // The next steps try the same, and say more.
         Err(error) => tracing::error!(event = "mount_left", "{error}"),
     }
-    let needed = finish::anything_left(&config) || identity::held_a_lease(&config.mount.cache_dir);
+    // A read-only mount has nothing to store: what there is in its cache directory is another one's.
+    let needed = !config.mount.is_read_only()
+        && (finish::anything_left(&config) || identity::held_a_lease(&config.mount.cache_dir));
     if died.stops >= 2 || !needed {
         let cause = Cause::Died {
             code: died.code,

@@ -4,22 +4,25 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::app::command;
 use crate::app::projects::{self, Saved};
 use crate::config::{Config, Environment};
+use crate::core::audit::Wanted;
 use crate::core::event::{Driver, Event, Failure, Prepared};
 use crate::core::policy::STORAGE_PATIENCE;
 use crate::credentials::{self, Bundle};
 use crate::exit::Exit;
 use crate::index::Remote;
-use crate::mount::{self, Ledger};
+use crate::mount::{self, Entry, Ledger};
 use crate::preflight::{self, Outcome, Scope};
 use crate::storage::{Bucket, StorageError, Timeouts};
 use crate::supervise::effects::Shared;
 use crate::supervise::indexing::Indexing;
 use crate::supervise::relisting::Listing;
 use crate::supervise::suspecting::Ended;
-use crate::supervise::{Keys, finish, keys, relisting, warm};
+use crate::supervise::{Keys, finish, identity, keys, relisting, warm};
 
 /// See `probe_storage`.
 const ANSWERS_FIRST: Duration = Duration::from_millis(50);
@@ -115,7 +118,7 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
             .map_err(|error| Failure::new(error.exit(), error.to_string()))?,
     };
     *shared.bucket.borrow_mut() = Some(bundle.storage.bucket.clone());
-    nothing_to_send_if_read_only(config)?;
+    may_use_cache(config)?;
     let earlier = finish::found(config, &bundle.storage.bucket);
     if earlier.cut_short {
         let ended = Ended::before(&config.mount.cache_dir, &bundle.storage.bucket);
@@ -175,18 +178,35 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
     Ok((tenant, prepared, listing))
 }
 
-/// rclone uploads what it finds unsent in its cache, whatever it is told about writing.
-fn nothing_to_send_if_read_only(config: &Config) -> Result<(), Failure> {
-    let read_only = config.mount.local.as_ref().is_some_and(|local| local.read_only);
-    if !read_only || !finish::anything_left(config) {
+/// May a local mount use its cache directory? Asked early, and again when nobody else can change it any more.
+pub(super) fn may_use_cache(config: &Config) -> Result<(), Failure> {
+    let (mount, shown) = (&config.mount, config.mount.cache_dir.display());
+    let refused = |words: String| Err(Failure::new(Exit::Config, words));
+    if mount.local.is_some() && identity::held_a_lease(&mount.cache_dir) {
+        // What it has not sent yet may be older than what another machine of the tenant has written since. A tenant asks the lease.
+        return refused(format!(
+            "{shown} is the cache directory of a tenant that `tenant-init run` has served here: a local mount needs another one. Set \
+             TENANT_INIT_MOUNT__CACHE_DIR, or take mount.cache_dir out of the configuration file"
+        ));
+    }
+    // In its own cache directory nothing can be anybody's write.
+    if !mount.is_read_only() || mount.has_own_cache() || !(finish::anything_left(config) || is_unsettled(config)) {
         return Ok(());
     }
-    let words = format!(
-        "files in {} are waiting for their upload, and a read-only mount uploads nothing. Mount once without --read-only, or give the \
-         read-only mount a cache directory of its own",
-        config.mount.cache_dir.display()
-    );
-    Err(Failure::new(Exit::Config, words))
+    refused(format!(
+        "{shown} has files that may have to be uploaded, and a read-only mount uploads nothing. If they are of a mount that writes, start that \
+         once without --read-only and stop it. For a read-only mount, leave mount.cache_dir unset: then it has a cache directory of its own"
+    ))
+}
+
+/// Are there names in the cache directory of which it is not certain that the bucket has them as they were left here?
+fn is_unsettled(config: &Config) -> bool {
+    let kept = |entry: &Entry| matches!(entry.wanted, Wanted::Uploaded | Wanted::Doubtful);
+    let ledgers = Ledger::load_all(&config.mount.cache_dir);
+    ledgers.iter().any(|ledger| {
+        let unsure = ledger.unsure(Timestamp::now());
+        !ledger.unsettled().is_empty() || unsure.iter().any(|(_, entry)| kept(entry))
+    })
 }
 
 /// The tenant's id, from whoever names it; empty when nobody does. Preflight has seen that they do not contradict.
@@ -260,4 +280,76 @@ pub async fn probe_storage(shared: Rc<Shared>, well: bool) {
         Err(error @ StorageError::SlowDown { .. }) => Err(Failure::slow_down(error.to_string())),
         Err(error) => Err(Failure::new(error.exit(), error.to_string())),
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Local, Sources, load};
+
+    fn config(cache: &Path, own: bool, read_only: bool) -> Config {
+        let cache_dir = cache.to_str().unwrap();
+        let local = Some(Local::new(Some("notes"), read_only));
+        let environment = [("HOME", "/home/u"), ("TENANT_INIT_MOUNT__CACHE_DIR", cache_dir)];
+        let environment = environment.into_iter().collect();
+        let mut config = load(&Sources {
+            uid: 1000,
+            environment,
+            local,
+            ..Sources::default()
+        })
+        .unwrap();
+        config.mount.local.as_mut().unwrap().own_cache = own;
+        config
+    }
+
+    fn code(config: &Config) -> Option<u8> {
+        may_use_cache(config).err().map(|failure| failure.exit.code())
+    }
+
+    #[test]
+    fn a_read_only_mount_refuses_what_may_be_anothers_write_and_not_its_own_leavings() {
+        let cache = tempfile::tempdir().unwrap();
+        let refused = || {
+            assert_eq!(code(&config(cache.path(), true, true)), None, "its own place");
+            assert_eq!(code(&config(cache.path(), false, false)), None, "it sends them");
+            code(&config(cache.path(), false, true))
+        };
+        assert_eq!(refused(), None);
+        let journal = cache.path().join("ledger-notes.jsonl");
+        let line = |wanted: &str, more: &str| {
+            let line = format!(r#"{{"name":"a.md","wanted":"{wanted}","since":"2026-01-01T00:00:00Z"{more}}}"#);
+            fs::write(&journal, line).unwrap();
+        };
+        line("uploaded", "");
+        assert_eq!(refused(), Some(78), "nobody has seen it in the bucket");
+        line("absent", "");
+        assert_eq!(refused(), Some(78), "nobody has seen it gone");
+        line("uploaded", r#","seen":true,"risk":"2096-01-01T00:00:00Z""#);
+        assert_eq!(refused(), Some(78), "an older content may still arrive");
+        line("copied", r#","seen":true,"risk":"2096-01-01T00:00:00Z""#);
+        assert_eq!(refused(), None);
+        let meta = cache.path().join("vfsMeta/tenant/notes/torn.md");
+        let file = cache.path().join("vfs/tenant/notes/torn.md");
+        for (path, text) in [(meta, ""), (file, "torn")] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        assert_eq!(refused(), Some(78));
+    }
+
+    #[test]
+    fn the_cache_directory_of_a_tenant_with_a_lease_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        identity::note(cache.path(), "database", 3);
+        for read_only in [false, true] {
+            assert_eq!(code(&config(cache.path(), false, read_only)), Some(78));
+        }
+        let mut tenant = config(cache.path(), false, false);
+        tenant.mount.local = None;
+        assert_eq!(code(&tenant), None);
+    }
 }

@@ -72,8 +72,11 @@ pub async fn last(shared: &Shared, tenant: &Rc<Tenant>) {
 }
 
 /// Lists the bucket, if it is time for that, and has the ledger look at what may be such a copy. False when the bucket did not
-/// answer.
+/// answer. A read-only mount has nothing on its way.
 pub async fn look(shared: &Shared, tenant: &Rc<Tenant>) -> bool {
+    if shared.config.mount.is_read_only() {
+        return true;
+    }
     let Some(ended) = shared.mounter_ended.get() else {
         return true;
     };
