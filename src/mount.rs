@@ -43,7 +43,7 @@ mod unmount;
 
 pub use crate::core::event::Driver;
 pub use aside::{Aside, set_aside};
-pub use claim::{Claim, clear_leftovers, is_mounter};
+pub use claim::{Claim, clear_leftovers, is_in_use, is_mounter};
 pub use discard::discard;
 pub use drain::{DrainProgress, Drained, Undrained};
 pub use error::MountError;

@@ -164,6 +164,12 @@ fn lock_cache(wanted: &Path) -> Result<(PathBuf, File), MountError> {
     }
 }
 
+/// Does a living tenant-init use `cache_dir`? (This one too, while it has the claim.)
+#[must_use]
+pub fn is_in_use(cache_dir: &Path) -> bool {
+    matches!(try_lock(&cache_dir.join("tenant-init.lock"), cache_dir), Ok(None))
+}
+
 /// Opens and locks; `None` when somebody else has the lock.
 fn try_lock(path: &Path, cache_dir: &Path) -> Result<Option<File>, MountError> {
     let failed = |source: io::Error| MountError::Cache {
@@ -381,12 +387,14 @@ mod tests {
     fn the_cache_belongs_to_one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let (cache_dir, held) = lock_cache(&dir.path().join("cache")).unwrap();
+        assert!(is_in_use(&cache_dir));
         let error = lock_cache(&cache_dir).unwrap_err();
         assert!(
             error.exit().code() == 71 && error.to_string().contains("another tenant-init"),
             "{error}"
         );
         drop(held);
+        assert!(!is_in_use(&cache_dir) && !is_in_use(&dir.path().join("absent")));
         assert!(lock_cache(&cache_dir).is_ok());
     }
 

@@ -11,7 +11,7 @@ use crate::core::event::Failure;
 use crate::core::verdict::{Cause, Verdict, decide};
 use crate::exit::Exit;
 use crate::index;
-use crate::mount::{Ledger, pending};
+use crate::mount::{self, Ledger, pending};
 use crate::ops::front;
 use crate::supervise::effects::Shared;
 use crate::supervise::{auditing, mounting, warm};
@@ -23,6 +23,7 @@ fn marker(config: &Config) -> PathBuf {
 /// Collects what is not stored. Whatever still runs is left to the guardian; the mount point is cleared if it can be.
 pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdict {
     warm::call_off(shared).await;
+    let claimed = shared.claim.borrow().is_some();
     // Only after a stop that was cut short something is left; rclone must be gone before its cache is read.
     mounting::release(shared).await;
     let config = &shared.config;
@@ -37,7 +38,7 @@ pub async fn verdict(shared: &Shared, cause: &Cause, stop_seconds: f64) -> Verdi
         None => left_of_the_index(config),
     };
     let verdict = decide(cause, shared.served.get(), names, index_pending, stop_seconds);
-    write_marker(config, &verdict);
+    write_marker(config, &verdict, claimed);
     verdict
 }
 
@@ -78,7 +79,12 @@ fn deletions(ledger: &Ledger) -> impl Iterator<Item = String> + use<> {
         .map(|name| format!("{name} (to be deleted)"))
 }
 
-fn write_marker(config: &Config, verdict: &Verdict) {
+/// `claimed`: the cache directory was this life's. Else somebody who lives may have it, and the next start must not take this for
+/// that one's verdict.
+fn write_marker(config: &Config, verdict: &Verdict, claimed: bool) {
+    if !claimed && mount::is_in_use(&config.mount.cache_dir) {
+        return;
+    }
     let file = marker(config);
     let fresh = file.with_extension("json.new");
     let written = serde_json::to_vec(verdict)
@@ -97,7 +103,7 @@ fn write_marker(config: &Config, verdict: &Verdict) {
 /// marker.
 pub fn at_once(config: &Config, cause: &Cause, seconds: f64) -> Exit {
     let verdict = decide(cause, true, left(config), left_of_the_index(config), seconds);
-    write_marker(config, &verdict);
+    write_marker(config, &verdict, false);
     announce(config, &verdict)
 }
 
