@@ -38,6 +38,7 @@ mod tree;
 use std::ffi::{OsStr, OsString};
 
 pub use guard::Recovery;
+pub use inherited::ignores_hangups;
 pub use orphans::orphans_reaped;
 pub use tree::children_of;
 

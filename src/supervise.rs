@@ -76,7 +76,7 @@ pub async fn run(config: Config, keys: Keys, watched: impl FnOnce(View)) -> Exit
             return finish::before_the_start(&config, Exit::Machine, &words);
         }
     };
-    let signals = match Signals::install(&config) {
+    let signals = match Signals::install(&config, false) {
         Ok(signals) => signals,
         Err(error) => {
             return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}"));
@@ -170,13 +170,15 @@ async fn live(life: Life, watched: impl FnOnce(View)) -> Exit {
 
 /// The signals that mean something. The three stops mean the same (Fly's default is INT, Docker's TERM); USR1 asks for the
 /// full check of the index; HUP for new keys; USR2, whose default would end the supervisor, means nothing. On somebody's computer
-/// HUP is a terminal that was closed: a stop, but never the second one, because shell and kernel both send it.
+/// HUP is a terminal that was closed: a stop, but never the second one, because shell and kernel both send it. Started with `nohup`
+/// it means nothing there.
 struct Signals {
     /// This is a local mount.
     local: bool,
     stopping: bool,
     check: Signal,
-    hangup: Signal,
+    /// None where it stays ignored.
+    hangup: Option<Signal>,
     user: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -184,12 +186,19 @@ struct Signals {
 }
 
 impl Signals {
-    fn install(config: &Config) -> std::io::Result<Self> {
+    /// `stopping`: there was a stop signal already.
+    fn install(config: &Config, stopping: bool) -> std::io::Result<Self> {
+        let local = config.mount.local.is_some();
+        let ignored = local && crate::init::ignores_hangups();
         Ok(Signals {
-            local: config.mount.local.is_some(),
-            stopping: false,
+            local,
+            stopping,
             check: signal(SignalKind::user_defined1())?,
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if ignored {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
             user: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -210,7 +219,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return Event::StopSignal("SIGINT"),
                 _ = self.quit.recv() => return Event::StopSignal("SIGQUIT"),
                 _ = self.check.recv() => return Event::CheckIndex,
-                _ = self.hangup.recv() => match (self.local, self.stopping) {
+                () = received(&mut self.hangup) => match (self.local, self.stopping) {
                     (false, _) => return Event::AskKeys("SIGHUP"),
                     (true, false) => return Event::StopSignal("SIGHUP"),
                     (true, true) => {}
@@ -302,6 +311,13 @@ impl Loop {
             *snapshot = Arc::new(stopped);
         });
         finish::announce(&self.config, verdict)
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

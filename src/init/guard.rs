@@ -172,7 +172,7 @@ impl Guardian {
     /// started.
     pub(super) fn replace_child(&mut self, command: &[OsString]) -> Option<Ended> {
         // A stop signal that comes before it has handlers must wait, not end it.
-        let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT]
+        let mask = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP]
             .into_iter()
             .fold(self.mask, |mask, signal| mask | bit(signal));
         let (child, _) = start(self.mode, command, mask, self.own_session, None).ok()?;

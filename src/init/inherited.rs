@@ -107,6 +107,12 @@ pub(super) fn set_all_default() {
     }
 }
 
+/// Was SIGHUP ignored at our start, as `nohup` does it?
+#[must_use]
+pub fn ignores_hangups() -> bool {
+    Inherited::captured().ignored & bit(libc::SIGHUP) != 0
+}
+
 /// What a child must get back to be started as we were.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inherited {

@@ -46,12 +46,12 @@ pub async fn recover(config: Config, guardian: i32, mut died: Died, watched: imp
         return finish::before_the_start(&config, Exit::Usage, words);
     }
     let began = Instant::now();
-    let mut signals = match Signals::install(&config) {
+    let mut signals = match Signals::install(&config, died.stops > 0) {
         Ok(signals) => signals,
         Err(error) => return finish::before_the_start(&config, Exit::Bug, &format!("cannot receive signals: {error}")),
     };
     // The guardian has blocked them for us until now.
-    let stops = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT]);
+    let stops = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP]);
     if let Err(error) = stops.thread_unblock() {
         tracing::error!(event = "recover", "stop signals stay blocked: {error}");
     }
