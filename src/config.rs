@@ -169,7 +169,7 @@ pub struct Storage {
 pub struct Mount {
     /// Where the tenant's files appear. Default `/data`.
     pub path: PathBuf,
-    /// `auto` asks the kernel: nfs where it has an NFS client, else fuse.
+    /// `auto` asks the kernel: nfs where it has an NFS client, else fuse; for a local mount the other way round.
     pub driver: DriverChoice,
     /// rclone's cache: holds acknowledged writes that are not uploaded yet. Default `/var/lib/tenant-init/cache`.
     pub cache_dir: PathBuf,

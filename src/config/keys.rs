@@ -234,7 +234,7 @@ pub(super) static KEYS: &[Key] = &[
         "mount.driver",
         Kind::Choice(&["auto", "nfs", "fuse"]),
         Default::Value("auto"),
-        "`nfs` is `rclone nfsmount`, `fuse` is `rclone mount`; `auto` takes nfs where the kernel has an NFS client.",
+        "`nfs` is `rclone nfsmount`, `fuse` is `rclone mount`; `auto` takes nfs where the kernel has an NFS client, and for `tenant-init mount` fuse where that works.",
     ),
     key(
         "mount.cache_dir",

@@ -101,16 +101,19 @@ impl Kernel {
     }
 }
 
-/// Picks the driver and says why in one sentence. Pure.
+/// Picks the driver and says why in one sentence. Pure. `local`: on somebody's computer the other users are other people, and whoever
+/// can reach rclone's NFS port there can read everything; with FUSE the kernel lets nobody else in.
 ///
 /// # Errors
 /// When the driver asked for, or any at all, cannot work on this machine; the message names what is missing.
-pub fn choose(choice: DriverChoice, kernel: &Kernel) -> Result<(Driver, String), MountError> {
+pub fn choose(choice: DriverChoice, kernel: &Kernel, local: bool) -> Result<(Driver, String), MountError> {
     let missing = |driver: Driver, why: &str| MountError::DriverMissing {
         driver: driver.name(),
         why: why.to_owned(),
     };
     match (choice, kernel.without_nfs(), kernel.without_fuse()) {
+        (DriverChoice::Auto, _, None) if local => Ok((Driver::Fuse, "fuse, because no other user gets in".to_owned())),
+        (DriverChoice::Auto, None, Some(fuse)) if local => Ok((Driver::Nfs, format!("nfs, because {fuse}"))),
         (DriverChoice::Auto, None, _) => Ok((Driver::Nfs, "nfs, because the kernel has an NFS client".to_owned())),
         (DriverChoice::Auto, Some(nfs), None) => Ok((Driver::Fuse, format!("fuse, because {nfs}"))),
         (DriverChoice::Auto, Some(nfs), Some(fuse)) => Err(MountError::NoDriver {
@@ -162,6 +165,10 @@ fn is_first_user_namespace(uid_map: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn choose(choice: DriverChoice, kernel: &Kernel) -> Result<(Driver, String), MountError> {
+        super::choose(choice, kernel, false)
+    }
+
     const EVERYTHING: Kernel = Kernel {
         nfs: true,
         mount_nfs: true,
@@ -202,6 +209,30 @@ mod tests {
             ..EVERYTHING
         };
         assert_eq!(choose(DriverChoice::Auto, &in_namespace).unwrap().0, Driver::Fuse);
+    }
+
+    #[test]
+    fn a_local_mount_prefers_fuse() {
+        let pick = |kernel: &Kernel| super::choose(DriverChoice::Auto, kernel, true);
+        assert_eq!(pick(&EVERYTHING).unwrap().0, Driver::Fuse);
+        let without_fuse = Kernel {
+            dev_fuse: false,
+            ..EVERYTHING
+        };
+        let (driver, why) = pick(&without_fuse).unwrap();
+        assert_eq!(
+            (driver, why.as_str()),
+            (Driver::Nfs, "nfs, because /dev/fuse cannot be opened")
+        );
+        let nothing = Kernel {
+            nfs: false,
+            ..without_fuse
+        };
+        assert_eq!(pick(&nothing).unwrap_err().exit().code(), 71);
+        assert_eq!(
+            super::choose(DriverChoice::Nfs, &EVERYTHING, true).unwrap().0,
+            Driver::Nfs
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) async fn look(config: &Config) -> Machine {
             findings: vec![broke],
         };
     };
-    let chosen = kernel::choose(config.mount.driver, &kernel);
+    let chosen = kernel::choose(config.mount.driver, &kernel, config.mount.local.is_some());
     let driver = chosen.as_ref().ok().map(|(driver, _)| *driver);
     let runs_app = config.mount.local.is_none();
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn no_driver_and_no_capability_are_71_with_advice() {
         let choice = crate::config::DriverChoice::Auto;
-        let finding = driver_finding(kernel::choose(choice, &NOTHING), GRANT);
+        let finding = driver_finding(kernel::choose(choice, &NOTHING, false), GRANT);
         assert_eq!(finding.outcome, Outcome::Failed(Exit::Machine));
         assert!(finding.advice.unwrap().contains("--cap-add SYS_ADMIN"));
         assert_eq!(

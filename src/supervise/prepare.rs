@@ -153,7 +153,8 @@ async fn examine(shared: &Rc<Shared>) -> Result<(Tenant, Prepared, Listing), Fai
     if let Some((exit, words)) = preflight::verdict(&findings) {
         return Err(Failure::new(exit, words));
     }
-    let (driver, why) = mount::choose(config.mount.driver, &mount::Kernel::read())
+    let local = config.mount.local.is_some();
+    let (driver, why) = mount::choose(config.mount.driver, &mount::Kernel::read(), local)
         .map_err(|error| Failure::new(error.exit(), error.to_string()))?;
     tracing::info!(event = "driver", driver = driver.name(), "mounting with {why}");
     let index = index?;

@@ -15,6 +15,7 @@ s3.put("theirs.md", "from the bucket")
 
 
 def life(part, *arguments, work):
+    # FUSE is preferred where it works.
     local = LocalMount(folder / part, s3, arguments=arguments, env={"TENANT_INIT_MOUNT__DRIVER": "nfs"})
     try:
         local.start().wait_ready(60)
