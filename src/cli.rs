@@ -333,7 +333,11 @@ fn supervisor(run: &Run, dev: bool, local: &HandedOn, died: Option<(i32, Died)>)
         let watched = |view| watch(&config, view);
         let exit = block_on(async {
             match died {
-                Some((guardian, died)) => supervise::orphaned::recover(config.clone(), guardian, died, watched).await,
+                Some((guardian, died)) => {
+                    // What is left has to be stored, whoever has the directory by now.
+                    let _held = local.is_given().then(|| local::hold(&config));
+                    supervise::orphaned::recover(config.clone(), guardian, died, watched).await
+                }
                 None if dev => dev::run(config.clone()).await,
                 None if local.is_given() => run_held(config.clone(), watched).await,
                 None => supervise::run(config.clone(), supervise::Keys::Configured, watched).await,

@@ -2,9 +2,9 @@
 //! checks, the supervisor and the recovery.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -135,31 +135,56 @@ fn exists(dir: &Path) -> bool {
     mounted.is_ok_and(|found| !found.is_empty()) || dir.is_dir()
 }
 
-/// Holds the directory for as long as the file lives. A start takes away what an earlier life has mounted there, and this tells
-/// it from what another one has mounted for another bucket. (For the same bucket the cache directory's lock tells.)
+/// Holds the directory for as long as the socket lives. A start takes away what an earlier life has mounted there, and this tells
+/// it from what another one has mounted for another bucket, or as another user. (For the same cache directory its lock tells.)
+///
+/// A name in the kernel, not a file: a file would lie in another place for each user.
 ///
 /// # Errors
 /// In words: another one has it.
-pub(super) fn hold(config: &Config) -> Result<File, String> {
+pub(super) fn hold(config: &Config) -> Result<UnixListener, String> {
     let path = mountinfo::resolve(&config.mount.path).unwrap_or_else(|_| config.mount.path.clone());
     let shown = path.display();
     let name = fingerprint(path.as_os_str().as_encoded_bytes());
-    let name = format!("tenant-init-{}-{name:016x}.lock", nix::unistd::geteuid());
-    let below = config.mount.run_dir.parent().unwrap_or(Path::new("/tmp"));
-    let file = below.join(name);
-    let failed = |error: &io::Error| format!("cannot lock {}: {error}", file.display());
-    std::fs::create_dir_all(below).map_err(|error| failed(&error))?;
-    let held = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&file)
-        .map_err(|error| failed(&error))?;
-    match held.try_lock() {
-        Ok(()) => Ok(held),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "another tenant-init has mounted {shown}: stop it first, or name another directory"
-        )),
-        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    let name = format!("tenant-init-mount-{name:016x}");
+    let bound = SocketAddr::from_abstract_name(name).and_then(|name| UnixListener::bind_addr(&name));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another tenant-init has mounted {shown}: stop it first, or name another directory")
+        }
+        _ => format!("cannot hold {shown}: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    #[test]
+    fn a_directory_is_held_by_one_whatever_its_run_directory_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = |run: &'static str| {
+            let path = dir.path().join("notes");
+            let mut sources = Sources {
+                environment: [("HOME", "/home/u"), ("TENANT_INIT_MOUNT__RUN_DIR", run)]
+                    .into_iter()
+                    .collect(),
+                ..Sources::default()
+            };
+            let (dir, place) = (Some(path), "notes".to_owned());
+            HandedOn {
+                dir,
+                place,
+                ..HandedOn::default()
+            }
+            .apply(&mut sources);
+            load(&sources).unwrap()
+        };
+        let held = hold(&config("/run/a/x")).unwrap();
+        let words = hold(&config("/run/b/y")).unwrap_err();
+        assert!(words.contains("another tenant-init has mounted"), "{words}");
+        drop(held);
+        assert!(hold(&config("/run/b/y")).is_ok());
     }
 }
