@@ -1,8 +1,10 @@
 """`tenant-init mount`: the tenant's files on somebody's computer."""
 
+import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -63,8 +65,7 @@ def test_a_killed_supervisor_is_followed_by_one_that_stores_what_it_left(make_mo
 def test_a_killed_rclone_is_replaced_and_nothing_is_lost(make_mount, s3_server):
     local = make_mount(s3_server, env={"TENANT_INIT_MOUNT__WRITE_BACK": "5s"}).start().wait_ready()
     local.write("mine.md", "from here")
-    mounter = [pid for pid in descendants(local.process.pid) if b"--vfs-write-back" in cmdline(pid)]
-    send(signal.SIGKILL, mounter)
+    send(signal.SIGKILL, mounter(local))
     local.says("is being mounted again")
     wait_until(lambda: local.read("mine.md") == "from here", 20)
     assert local.stop().code == 0
@@ -94,6 +95,78 @@ def test_read_only_does_not_send_what_another_life_has_left_in_its_cache(make_mo
     ended = make_mount(s3_server, arguments=["--read-only"]).start().wait()
     assert ended.code == 78
     assert s3_server.objects() == {}
+
+
+def metadata(cache, name):
+    return cache / "vfsMeta/tenant/notes" / name
+
+
+def mounter(local):
+    return [pid for pid in descendants(local.process.pid) if b"--vfs-write-back" in cmdline(pid)]
+
+
+def test_read_only_sends_nothing_when_rclone_was_killed_while_it_described_a_file(make_mount, s3_server):
+    s3_server.put("theirs.md", "from the bucket")
+    local = make_mount(s3_server, arguments=["--read-only"]).start().wait_ready()
+    assert local.read("theirs.md") == "from the bucket"
+    supervisor = [local.supervisor_pid()]
+    send(signal.SIGSTOP, supervisor)
+    send(signal.SIGKILL, mounter(local))
+    metadata(local.cache, "theirs.md").write_text("")
+    s3_server.put("theirs.md", "made elsewhere")
+    send(signal.SIGCONT, supervisor)
+    local.says("is being mounted again")
+    wait_until(lambda: local.read("theirs.md") == "made elsewhere", 20)
+    time.sleep(2)  # longer than mount.write_back
+    assert s3_server.read("theirs.md") == "made elsewhere"
+    assert local.stop().code == 0
+    assert s3_server.read("theirs.md") == "made elsewhere"
+
+
+def test_read_only_refuses_a_cache_with_names_that_nobody_has_seen_in_the_bucket(make_mount, s3_server):
+    local = make_mount(s3_server).start().wait_ready()
+    local.write("mine.md", "from here")
+    assert local.stop().code == 0
+    line = {"name": "mine.md", "wanted": "uploaded", "since": "2026-01-01T00:00:00Z"}
+    (local.cache / "ledger-notes.jsonl").write_text(json.dumps(line) + "\n")
+    s3_server.put("mine.md", "made elsewhere")
+    ended = make_mount(s3_server, arguments=["--read-only"]).start().wait()
+    assert ended.code == 78 and "leave mount.cache_dir unset" in ended.last_line
+    assert s3_server.read("mine.md") == "made elsewhere"
+
+
+def in_its_own_place(local):
+    del local.env["TENANT_INIT_MOUNT__CACHE_DIR"]
+    return local
+
+
+def test_read_only_starts_again_after_a_crash_in_its_own_cache(make_mount, s3_server):
+    s3_server.put("theirs.md", "from the bucket")
+    local = in_its_own_place(make_mount(s3_server, arguments=["--read-only"])).start().wait_ready()
+    cache = local.folder / ".cache/tenant-init/mount/notes+read-only"
+    assert local.read("theirs.md") == "from the bucket"
+    local.kill()
+    metadata(cache, "theirs.md").write_text("")
+    again = in_its_own_place(make_mount(s3_server, arguments=["--read-only"])).start().wait_ready()
+    assert again.read("theirs.md") == "from the bucket"
+    # The recovery, too, has nothing to store.
+    supervisor = [again.supervisor_pid()]
+    send(signal.SIGSTOP, supervisor)
+    metadata(cache, "theirs.md").write_text("")
+    send(signal.SIGKILL, supervisor)
+    ended = again.wait()
+    assert (ended.code, ended.verdict["stored"]) == (137, True), again.log()
+    assert list(s3_server.objects(own=True)) == ["theirs.md"]
+
+
+def test_the_cache_directory_of_a_tenant_with_a_lease_is_refused(make_mount, s3_server):
+    local = make_mount(s3_server)
+    local.cache.mkdir(parents=True, exist_ok=True)
+    (local.cache / "last-lease.json").write_text('{"database_id":"x","epoch":1}')
+    for path in (local.cache, local.cache / "last-lease.json"):
+        os.chown(path, NOBODY, NOBODY)
+    ended = local.start().wait()
+    assert ended.code == 78 and "is the cache directory of a tenant" in ended.last_line
 
 
 def test_offline_in_plain_words_and_everything_is_sent_afterwards(make_mount, s3_server):
@@ -145,6 +218,32 @@ def test_a_closed_terminal_is_a_stop(make_mount, s3_server):
     assert (ended.code, s3_server.read("mine.md")) == (0, "from here")
 
 
+def test_a_terminal_closed_after_a_stop_and_a_crash_is_no_second_stop(make_mount, s3_server):
+    local = make_mount(s3_server).start().wait_ready()
+    s3_server.kill()
+    local.says("offline since")
+    local.write("offline.md", "on the train")
+    local.process.signal(signal.SIGINT)
+    local.says("stopping, but offline: 1 file")
+    os.kill(local.supervisor_pid(), signal.SIGKILL)
+    local.says("what it left is stored and ended")
+    local.process.signal(signal.SIGHUP)
+    time.sleep(1)
+    s3_server.start()
+    ended = local.wait()
+    assert (ended.code, ended.verdict["stored"]) == (137, True), local.log()
+    assert s3_server.read("offline.md") == "on the train"
+
+
+def test_with_nohup_it_survives_the_terminal(make_mount, s3_server):
+    local = make_mount(s3_server).start(prefix=["nohup"]).wait_ready()
+    local.process.signal(signal.SIGHUP)
+    time.sleep(1)
+    local.write("mine.md", "from here")
+    stored(s3_server, "mine.md", "from here")
+    assert local.stop().code == 0
+
+
 def test_a_directory_that_cannot_be_used_is_said_clearly(make_mount, s3_server):
     absent = make_mount(s3_server, "absent")
     absent.mount.rmdir()
@@ -158,17 +257,18 @@ def test_a_directory_that_cannot_be_used_is_said_clearly(make_mount, s3_server):
 
     local = make_mount(s3_server).start().wait_ready()
     twice = make_mount(s3_server, "other", mount=local.mount)
-    # The same place for locks, as two mounts of one user have.
-    twice.env["TENANT_INIT_MOUNT__RUN_DIR"] = str(local.folder / "run2")
-    ended = twice.start().wait()
-    assert ended.code == 71 and f"another tenant-init has mounted {local.mount}" in ended.last_line
-    local.write("still.md", "there")
+    with_sudo = make_mount(s3_server, "roots", user=None, mount=local.mount)
+    for other in (twice, with_sudo):
+        ended = other.start().wait()
+        assert ended.code == 71 and f"another tenant-init has mounted {local.mount}" in ended.last_line
+        local.write("still.md", "there")
     (local.folder / "second").mkdir()
     os.chown(local.folder / "second", NOBODY, NOBODY)
     same = make_mount(s3_server, "third", mount=local.folder / "second")
     same.env["TENANT_INIT_MOUNT__CACHE_DIR"] = str(local.cache)
     ended = same.start().wait()
     assert ended.code == 71 and "is in use by another tenant-init" in same.log()
+    assert not (local.cache / "last-verdict.json").exists(), "the one that lives has not ended"
     assert local.stop().code == 0
     assert s3_server.read("still.md") == "there"
 
