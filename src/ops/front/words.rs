@@ -262,15 +262,17 @@ pub(super) fn end(verdict: &Verdict, place: &Place, mounted: bool) -> String {
             let joined = if mounted { "but" } else { "and" };
             lines.push(format!("everything is stored, {joined} {gone}"));
         }
-        (true, true) if mounted => lines.push(gone),
         (true, true) => {}
-        (true, false) => lines.push(format!("{next} deletes there what is left")),
-        (false, _) => {
-            if mounted {
+        _ => {
+            // When nobody asked, it may be somebody else's.
+            if mounted && asked {
                 lines.push(gone);
             }
             let they = if files.len() == 1 { "It is" } else { "They are" };
-            lines.push(format!("{they} kept in {cache}; {next} sends what is there"));
+            lines.push(match files.is_empty() {
+                true => format!("{next} deletes there what is left"),
+                false => format!("{they} kept in {cache}; {next} sends what is there"),
+            });
         }
     }
     lines.join("\n")
@@ -393,6 +395,12 @@ mod tests {
             "{stays}"
         );
         assert!(!stays.contains("is unmounted"), "{stays}");
+        let failed = Cause::Failure(crate::core::event::Failure::new(
+            crate::exit::Exit::Machine,
+            "another has it",
+        ));
+        let others = end(&decide(&failed, false, vec![], 0, 0.0), &place(), true);
+        assert_eq!(others, "tenant-init: another has it");
         let left = say(&["a.md"], true);
         assert!(
             left.contains("could not be unmounted") && left.contains("It is kept in"),
