@@ -147,7 +147,7 @@ impl Bucket {
     /// A [`StorageError`] that says which of them failed; [`StorageError::exit`] is the exit code it deserves.
     pub async fn probe(&self) -> Result<Probe, StorageError> {
         let started = Instant::now();
-        self.page(Request::new(Method::GET, "").query("max-keys", "1")).await?;
+        self.page(Request::bucket(Method::GET).query("max-keys", "1")).await?;
         Ok(Probe {
             latency: started.elapsed(),
         })

@@ -82,6 +82,7 @@ fn judge(probed: Result<Duration, StorageError>, place: &str) -> (Finding, Findi
         StorageError::Unreachable { .. }
         | StorageError::SlowDown { .. }
         | StorageError::Misconfigured { .. }
+        | StorageError::BadKey { .. }
         | StorageError::BadEndpoint { .. }
         | StorageError::NoCertificates { .. } => (
             Finding::skipped(KEY, "not tried: no usable answer from the bucket"),

@@ -40,7 +40,8 @@ pub(super) struct Client {
 #[derive(Clone)]
 pub(super) struct Request<'a> {
     method: Method,
-    key: &'a str,
+    /// None: it is about the bucket.
+    key: Option<&'a str>,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
     body: Body,
@@ -62,11 +63,19 @@ pub(super) struct Answer {
 }
 
 impl<'a> Request<'a> {
-    /// `key` may be empty: then it is about the bucket.
+    /// About the object `key`.
     pub(super) fn new(method: Method, key: &'a str) -> Request<'a> {
         Request {
+            key: Some(key),
+            ..Request::bucket(method)
+        }
+    }
+
+    /// About the bucket as a whole.
+    pub(super) fn bucket(method: Method) -> Request<'a> {
+        Request {
             method,
-            key,
+            key: None,
             query: vec![],
             headers: vec![],
             body: Body::Bytes(vec![]),
@@ -171,6 +180,7 @@ impl Client {
     /// Why there was none.
     pub(super) async fn send(&self, target: &Target, request: Request<'_>) -> Result<Answer, StorageError> {
         let times = target.timeouts;
+        let url = self.url(target, &request)?;
         let tried = async {
             let further = usize::try_from(times.attempts.saturating_sub(1)).unwrap_or(0);
             let pauses = ExponentialBuilder::new()
@@ -179,7 +189,7 @@ impl Client {
                 .with_jitter();
             let mut pauses = pauses.build();
             loop {
-                let answer = self.attempt(target, &request).await;
+                let answer = self.attempt(target, &request, url.clone()).await;
                 let again = answer.as_ref().map_or(true, Answer::may_be_better_next_time);
                 match pauses.next() {
                     Some(pause) if again => tokio::time::sleep(pause).await,
@@ -205,10 +215,10 @@ impl Client {
         )
     }
 
-    async fn attempt(&self, target: &Target, request: &Request<'_>) -> Result<Answer, StorageError> {
+    async fn attempt(&self, target: &Target, request: &Request<'_>, url: Url) -> Result<Answer, StorageError> {
         let unsent = |why: String| error::misconfigured(target, &why);
         let unread = |_| error::cut_off(target);
-        let mut http = reqwest::Request::new(request.method.clone(), self.url(request).map_err(unsent)?);
+        let mut http = reqwest::Request::new(request.method.clone(), url);
         for (name, value) in &request.headers {
             let value = HeaderValue::from_str(value).map_err(|_| unsent(format!("{name} cannot be sent")))?;
             http.headers_mut().insert(HeaderName::from_static(name), value);
@@ -250,18 +260,37 @@ impl Client {
         })
     }
 
-    fn url(&self, request: &Request<'_>) -> Result<Url, String> {
+    fn url(&self, target: &Target, request: &Request<'_>) -> Result<Url, StorageError> {
         let mut url = self.base.clone();
-        if !request.key.is_empty() {
+        if let Some(key) = request.key {
+            if !has_url(key) {
+                return Err(error::bad_key(target, key));
+            }
             url.push('/');
-            url.extend(utf8_percent_encode(request.key, PATH));
+            url.extend(utf8_percent_encode(key, PATH));
         }
+        let path = url.clone();
+        let path = path
+            .split_once("://")
+            .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
         for (at, (name, value)) in request.query.iter().enumerate() {
             url.push(if at == 0 { '?' } else { '&' });
             url.push_str(name);
             url.push('=');
             url.extend(utf8_percent_encode(value, QUERY));
         }
-        Url::parse(&url).map_err(|error| error.to_string())
+        let url = Url::parse(&url).map_err(|error| error::misconfigured(target, &error.to_string()))?;
+        // What is signed is what the parser has made of it: it must not be another bucket or object.
+        if path == Some(url.path()) {
+            Ok(url)
+        } else {
+            Err(error::misconfigured(target, "its address would be another one"))
+        }
     }
+}
+
+/// Is there a URL that means the object `key`? A parser takes out the segments `.` and `..`, and a listing's name may be
+/// anything.
+pub(super) fn has_url(key: &str) -> bool {
+    !key.is_empty() && !key.split('/').any(|segment| matches!(segment, "." | ".."))
 }

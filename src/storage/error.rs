@@ -70,6 +70,16 @@ pub enum StorageError {
         /// Why.
         reason: String,
     },
+    /// No request can name this object: `.` and `..` are taken out of every URL, which then names something else.
+    #[error(
+        "no request to bucket {bucket} can name the object {key:?}: it is empty, or a part of it is \".\" or \"..\""
+    )]
+    BadKey {
+        /// The bucket.
+        bucket: String,
+        /// The object's name.
+        key: String,
+    },
     /// The endpoint is no `http(s)` URL.
     #[error("the storage endpoint {endpoint:?} is not an http:// or https:// URL")]
     BadEndpoint {
@@ -92,9 +102,10 @@ impl StorageError {
     pub fn exit(&self) -> Exit {
         match self {
             StorageError::Rejected { .. } | StorageError::Clock { .. } => Exit::Refused,
-            StorageError::NoBucket { .. } | StorageError::Misconfigured { .. } | StorageError::BadEndpoint { .. } => {
-                Exit::Config
-            }
+            StorageError::NoBucket { .. }
+            | StorageError::Misconfigured { .. }
+            | StorageError::BadKey { .. }
+            | StorageError::BadEndpoint { .. } => Exit::Config,
             StorageError::Unreachable { .. } | StorageError::SlowDown { .. } => Exit::Unavailable,
             StorageError::NoCertificates { .. } => Exit::Machine,
         }
@@ -124,6 +135,11 @@ impl StorageError {
                 "wait; if it goes on, lower mount.transfers or ask the provider for a higher rate".to_owned()
             }
             StorageError::Misconfigured { .. } => "check the endpoint, the region and the bucket's name".to_owned(),
+            StorageError::BadKey { .. } => {
+                "rename or delete this object with a tool that gives names in the body of a request, such as \
+                 `aws s3api delete-objects`"
+                    .to_owned()
+            }
             StorageError::BadEndpoint { .. } => "set it to a URL such as https://fly.storage.tigris.dev".to_owned(),
             StorageError::NoCertificates { .. } => network::CERTIFICATES_ADVICE.to_owned(),
         }
@@ -170,6 +186,14 @@ pub(super) fn misconfigured(target: &Target, why: &str) -> StorageError {
         bucket: target.bucket.clone(),
         endpoint: target.endpoint.clone(),
         reason: network::shorten(redact(why, target).trim_end()),
+    }
+}
+
+/// An object that has no URL.
+pub(super) fn bad_key(target: &Target, key: &str) -> StorageError {
+    StorageError::BadKey {
+        bucket: target.bucket.clone(),
+        key: network::shorten(key),
     }
 }
 

@@ -35,20 +35,15 @@ impl Bucket {
 
     /// Returns the number of requests.
     async fn each_object(&self, mut take: impl FnMut(String, u64, String)) -> Result<u32, StorageError> {
-        let (mut requests, mut next) = (0, None);
-        loop {
-            let page = self.page_after("", next).await?;
-            requests += 1;
-            for object in page.objects {
+        self.each_page("", |objects| {
+            for object in objects {
                 if !object.key.starts_with(OURS) {
                     take(object.key, object.size, object::plain(Some(&object.etag)));
                 }
             }
-            next = page.next;
-            if next.is_none() {
-                return Ok(requests);
-            }
-        }
+            true
+        })
+        .await
     }
 }
 

@@ -14,6 +14,9 @@ use super::{Bucket, StorageError, error, is_tigris, xml};
 /// An object of ours that is larger was not written by us.
 const LARGEST: usize = 1024 * 1024;
 
+/// Pages of a listing, of a thousand objects each where the store does as all do.
+const MOST_PAGES: u32 = 100_000;
+
 /// Metadata that names the cache an object was uploaded from (`x-amz-meta-…`, in any case).
 pub(crate) const AUTHOR: &str = "tenant-init";
 const AUTHOR_HEADER: &str = "x-amz-meta-tenant-init";
@@ -122,27 +125,43 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::probe`].
     pub async fn names(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
-        let (mut names, mut next) = (Vec::new(), None);
-        loop {
-            let page = self.page_after(prefix, next).await?;
-            names.extend(page.objects.into_iter().map(|object| object.key));
-            next = page.next;
-            if next.is_none() {
-                return Ok(names);
-            }
-        }
+        let mut names = Vec::new();
+        self.each_page(prefix, |objects| {
+            names.extend(objects.into_iter().map(|object| object.key));
+            true
+        })
+        .await?;
+        Ok(names)
     }
 
-    /// A page of the listing of `prefix`, which begins where the one before ended.
-    pub(super) async fn page_after(&self, prefix: &str, token: Option<String>) -> Result<xml::Page, StorageError> {
-        let mut asked = Request::new(Method::GET, "");
-        if !prefix.is_empty() {
-            asked = asked.query("prefix", prefix);
+    /// Gives each page of the listing of `prefix` to `take`, until that says `false`. Returns the number of requests.
+    ///
+    /// # Errors
+    /// As [`Bucket::probe`]. Also a listing that is not whole: who deletes or compares must not take it for all there is.
+    pub(super) async fn each_page(
+        &self,
+        prefix: &str,
+        mut take: impl FnMut(Vec<xml::Listed>) -> bool,
+    ) -> Result<u32, StorageError> {
+        let mut asked_for: Option<String> = None;
+        for requests in 1..=MOST_PAGES {
+            let mut asked = Request::bucket(Method::GET);
+            if !prefix.is_empty() {
+                asked = asked.query("prefix", prefix);
+            }
+            if let Some(token) = &asked_for {
+                asked = asked.query("continuation-token", token.as_str());
+            }
+            let page = self.page(asked).await?;
+            if !take(page.objects) || (page.next.is_none() && !page.more) {
+                return Ok(requests);
+            }
+            if page.next.is_none() || page.next == asked_for {
+                break;
+            }
+            asked_for = page.next;
         }
-        if let Some(token) = token {
-            asked = asked.query("continuation-token", token);
-        }
-        self.page(asked).await
+        Err(error::misconfigured(&self.target, "its listing has no end"))
     }
 
     /// Deletes an object; one that is not there is fine.

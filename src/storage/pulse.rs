@@ -103,7 +103,7 @@ impl Pulse {
     }
 
     async fn is_there(&self) -> bool {
-        let asked = Request::new(Method::HEAD, "");
+        let asked = Request::bucket(Method::HEAD);
         self.bucket.client.done(&self.bucket.target, asked).await.is_ok()
     }
 

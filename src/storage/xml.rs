@@ -8,6 +8,8 @@ pub(super) struct Page {
     pub(super) objects: Vec<Listed>,
     /// Asks for the next one; none on the last.
     pub(super) next: Option<String>,
+    /// The store says that there is a next one.
+    pub(super) more: bool,
 }
 
 /// An object in a listing.
@@ -27,7 +29,7 @@ pub(crate) struct Said {
     pub(crate) message: Option<String>,
 }
 
-/// `None` when this is no listing.
+/// `None` when this is no listing, or one with an object that has no name.
 pub(super) fn page(body: &[u8]) -> Option<Page> {
     let document = Document::parse(std::str::from_utf8(body).ok()?).ok()?;
     let root = document.root_element();
@@ -35,15 +37,19 @@ pub(super) fn page(body: &[u8]) -> Option<Page> {
         return None;
     }
     let objects = root.children().filter(|node| node.has_tag_name("Contents"));
-    let objects = objects.map(|node| Listed {
-        key: text(node, "Key").unwrap_or_default(),
-        size: text(node, "Size")
-            .and_then(|size| size.parse().ok())
-            .unwrap_or_default(),
-        etag: text(node, "ETag").unwrap_or_default(),
+    let objects = objects.map(|node| {
+        Some(Listed {
+            // A request without a name would be one about the bucket.
+            key: text(node, "Key").filter(|key| !key.is_empty())?,
+            size: text(node, "Size")
+                .and_then(|size| size.parse().ok())
+                .unwrap_or_default(),
+            etag: text(node, "ETag").unwrap_or_default(),
+        })
     });
     Some(Page {
-        objects: objects.collect(),
+        objects: objects.collect::<Option<_>>()?,
+        more: text(root, "IsTruncated").is_some_and(|text| text == "true"),
         next: text(root, "NextContinuationToken").filter(|token| !token.is_empty()),
     })
 }
@@ -57,6 +63,12 @@ pub(crate) fn error(body: &[u8]) -> Option<Said> {
         code: text(error, "Code")?,
         message: text(error, "Message"),
     })
+}
+
+/// Is the document's root a `name`?
+pub(super) fn is(body: &[u8], name: &str) -> bool {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    Document::parse(text).is_ok_and(|document| document.root_element().has_tag_name(name))
 }
 
 /// The text of the child `name`.
@@ -99,6 +111,14 @@ mod tests {
             assert_eq!(page(other.as_bytes()), None, "{other}");
         }
         assert_eq!(page(&[0xff, 0xfe]), None);
+    }
+
+    #[test]
+    fn an_object_without_a_name_is_no_listing() {
+        for key in ["", "<Key></Key>", "<Key/>"] {
+            let body = format!("<ListBucketResult><Contents>{key}<Size>1</Size></Contents></ListBucketResult>");
+            assert_eq!(page(body.as_bytes()), None, "{key}");
+        }
     }
 
     #[test]
