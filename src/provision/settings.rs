@@ -47,6 +47,7 @@ Exit codes:
   64  wrong command line, or a name that cannot be one
   69  a service did not answer, or asks to come back later
   70  a bug in tenant-provision
+  71  this machine cannot do it: no CA certificates, stdout is closed
   77  a service refused the credentials, or what was found does not allow it: somebody else's, files, incomplete
   78  wrong environment, a file that cannot be used, or an answer that no retry will change";
 
@@ -57,11 +58,11 @@ impl Settings {
         let settings = Settings {
             prefix: text(environment, "TENANT_PROVISION_PREFIX", Some("tenant"))?,
             s3: endpoint(environment, "TIGRIS_ENDPOINT_S3", "https://t3.storage.dev")?,
-            iam: endpoint(environment, "TIGRIS_ENDPOINT_IAM", "https://iam.storage.dev")?,
+            iam: private_endpoint(environment, "TIGRIS_ENDPOINT_IAM", "https://iam.storage.dev")?,
             region: text(environment, "TIGRIS_REGION", Some("auto"))?,
             key_id: secret(environment, "TIGRIS_ADMIN_ACCESS_KEY_ID").await?,
             secret: secret(environment, "TIGRIS_ADMIN_SECRET_ACCESS_KEY").await?,
-            turso: endpoint(environment, "TURSO_ENDPOINT_API", "https://api.turso.tech")?,
+            turso: private_endpoint(environment, "TURSO_ENDPOINT_API", "https://api.turso.tech")?,
             token: secret(environment, "TURSO_API_TOKEN").await?,
             organization: text(environment, "TURSO_ORGANIZATION", None)?,
             group: text(environment, "TURSO_GROUP", Some("default"))?,
@@ -135,6 +136,20 @@ fn endpoint(environment: &Environment, name: &str, default: &str) -> Result<Stri
     }
 }
 
+/// Of a service that gets the administrator's token or gives a new secret: nobody may read along.
+fn private_endpoint(environment: &Environment, name: &str, default: &str) -> Result<String, ProvisionError> {
+    let url = endpoint(environment, name, default)?;
+    if syntax::is_broker_url(&url) {
+        Ok(url)
+    } else {
+        Err(wrong(
+            name,
+            "would send secrets unencrypted",
+            "allowed: https://, or http:// to this machine",
+        ))
+    }
+}
+
 fn wrong(name: &str, why: &str, todo: &str) -> ProvisionError {
     ProvisionError::new(Exit::Config, name, why, todo)
 }
@@ -170,6 +185,8 @@ mod tests {
         for (name, value) in [
             ("TIGRIS_ENDPOINT_IAM", "https://user:hunter2@host"),
             ("TURSO_ENDPOINT_API", "https://host/hunter2"),
+            ("TIGRIS_ENDPOINT_IAM", "http://hunter2.example"),
+            ("TURSO_ENDPOINT_API", "http://hunter2.example"),
             ("TENANT_PROVISION_PREFIX", "Hunter2"),
             ("TURSO_DATABASE_SCHEME", "hunter2"),
             ("TIGRIS_REGION", "hunter2!"),

@@ -72,7 +72,9 @@ impl Turso {
         let what = format!("looking for the database {name}");
         let answer = self.send(&what, Method::GET, &format!("/{name}"), None).await?;
         if answer.status == 404 {
-            return Ok(None);
+            // Also the answer for an organization that is not there; its list tells the two apart.
+            let all = self.databases().await?;
+            return Ok(all.into_iter().find(|database| database.name == name));
         }
         Ok(Some(self.read::<One>(&what, &answer)?.database))
     }
