@@ -24,7 +24,7 @@ use secrecy::SecretString;
 use crate::config::{Config, Credentials, Environment};
 
 pub(crate) use broker::retry_after;
-pub(crate) use bundle::render;
+pub(crate) use bundle::{check as check_text, render};
 pub use error::{CredentialsError, Fault, Origin};
 pub(crate) use file::read as read_file;
 pub(crate) use secret::read as read_secret;

@@ -5,6 +5,7 @@
 //! by hand and not by serde's derive, whose errors stop at the first mistake and quote the value.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -53,6 +54,11 @@ pub(super) fn parse(
         Ok(bundle) => validate::check(bundle, &validate::BUNDLE, origin, tenant, now),
         Err(faults) => Err(CredentialsError::Wrong { origin, faults }),
     }
+}
+
+/// Would `text`, as the file `path`, be a bundle?
+pub(crate) fn check(text: &[u8], path: &Path) -> Result<(), CredentialsError> {
+    parse(text, Origin::File(path.to_owned()), None, Timestamp::now()).map(drop)
 }
 
 fn read(text: &[u8]) -> Result<Bundle, Vec<Fault>> {

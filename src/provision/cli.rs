@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::error::ProvisionError;
 use super::execute::Work;
@@ -45,7 +45,7 @@ enum Command {
         #[command(flatten)]
         output: Output,
         /// Delete the old keys at once: only when the tenant reads this very file
-        #[arg(long, conflicts_with = "finish")]
+        #[arg(long, conflicts_with_all = ["finish", "fly_secrets"])]
         revoke_old: bool,
         /// End every token of the database before the new one is made: the tenant's index waits for the new bundle
         #[arg(long, conflicts_with = "finish")]
@@ -193,9 +193,15 @@ where
 {
     let tenant = Tenant::new(settings, id)?;
     let files = Files::new(&output.bundle);
-    if !dry_run {
-        files.check()?;
-    }
+    // Held until the end: two runs would take each other's key out of the pending file.
+    let _lock = match dry_run {
+        true => None,
+        false => {
+            let lock = files.lock()?;
+            files.check()?;
+            Some(lock)
+        }
+    };
     let seen = tenant.look(Some(&files)).await?;
     let steps = plan(&seen).map_err(|refusal| refusal.into_error(format!("the tenant {id}")))?;
     explain(&seen, &steps, &files);
@@ -207,10 +213,24 @@ where
     if output.fly_secrets
         && let Some(bundle) = files.bundle(id).await?
     {
-        // The one place where a secret is printed.
-        let _ = io::stdout().write_all(fly::lines(&bundle).expose_secret().as_bytes());
+        print_secrets(&mut io::stdout(), &fly::lines(&bundle))?;
     }
     Ok(())
+}
+
+/// The one place where a secret is printed. Who pipes it on must know when it did not arrive.
+fn print_secrets(out: &mut dyn Write, lines: &SecretString) -> Result<(), ProvisionError> {
+    let printed = out
+        .write_all(lines.expose_secret().as_bytes())
+        .and_then(|()| out.flush());
+    printed.map_err(|error| {
+        ProvisionError::new(
+            Exit::Machine,
+            "printing the lines for Fly to stdout",
+            error.to_string(),
+            "the bundle is in its place: `create` with the same arguments prints the lines again",
+        )
+    })
 }
 
 /// Why there is more to do than one might think.
@@ -277,4 +297,24 @@ fn usage(what: String, why: &str, todo: &str) -> ProvisionError {
 fn say(line: &str) {
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_do_not_arrive_are_an_error_that_does_not_show_them() {
+        let mut small = [0; 4];
+        let error = print_secrets(&mut small.as_mut_slice(), &"A=hunter2\n".to_owned().into()).unwrap_err();
+        assert_eq!(error.exit, Exit::Machine);
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn old_keys_are_not_deleted_before_the_lines_for_fly_were_read() {
+        let given = ["tenant-provision", "rotate", "a", "--bundle", "b", "--revoke-old"];
+        assert!(Cli::try_parse_from(given).is_ok());
+        assert!(Cli::try_parse_from(given.iter().chain(&["--fly-secrets"])).is_err());
+    }
 }

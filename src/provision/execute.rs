@@ -114,7 +114,7 @@ impl<'a> Work<'a> {
                 )?;
             }
             Step::TryOut => try_out(self.pending(step)?).await?,
-            Step::PlaceBundle => self.files(step)?.place()?,
+            Step::PlaceBundle => self.files(step)?.place(&tenant.id, self.pending(step)?).await?,
             Step::DetachPolicy(key) => tenant.iam.detach(key, self.policy(step)?).await?,
             Step::DeleteKey(key) => {
                 if let Some(policy) = &self.policy
