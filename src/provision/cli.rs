@@ -169,7 +169,7 @@ async fn run(command: Command) -> Result<(), ProvisionError> {
             let found = Tenant::new(&settings, &tenant)?;
             let seen = found.look(None).await?;
             let steps = plan::delete(&seen.found, with_files, adopt)
-                .map_err(|refusal| refusal.into_error(format!("deleting {tenant}")))?;
+                .map_err(|refusal| refusal.into_error(format!("deleting {tenant}"), &found.key_name))?;
             work(&found, &settings, None, seen, &steps, dry_run).await
         }
         Command::List { json } => {
@@ -202,8 +202,12 @@ where
             Some(lock)
         }
     };
-    let seen = tenant.look(Some(&files)).await?;
-    let steps = plan(&seen).map_err(|refusal| refusal.into_error(format!("the tenant {id}")))?;
+    let mut seen = tenant.look(Some(&files)).await?;
+    let steps = plan(&seen).map_err(|refusal| refusal.into_error(format!("the tenant {id}"), &tenant.key_name))?;
+    // Without a new one it is the present bundle that must be good.
+    if let (Some(trouble), false) = (seen.trouble.take(), steps.contains(&Step::PlaceBundle)) {
+        return Err(trouble);
+    }
     explain(&seen, &steps, &files);
     work(&tenant, settings, Some(&files), seen, &steps, dry_run).await?;
     if dry_run {
@@ -242,6 +246,19 @@ fn explain(seen: &Seen, steps: &[Step], files: &Files) {
         say(&format!(
             "{unknown} key(s) of this tenant may be in use, but their secrets are not in {file}: a new one is made, and they \
              stay. When the tenant runs on the new bundle, `rotate --finish` deletes them"
+        ));
+    }
+    if let Some(bundle) = &seen.found.bundle
+        && makes_key
+        && (bundle.refused || !bundle.token)
+    {
+        say("the bundle is refused or not complete: a new one is made");
+    }
+    if let Some(doubt) = &seen.found.doubt
+        && !seen.found.unusable().is_empty()
+    {
+        say(&format!(
+            "{doubt}: so no key is deleted for not having the policy. `rotate --finish` deletes all but the bundle's"
         ));
     }
     if seen.pending.is_some() {

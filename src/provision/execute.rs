@@ -11,7 +11,7 @@ use super::iam::Policy;
 use super::marker;
 use super::plan::Step;
 use super::settings::Settings;
-use super::survey::{Seen, Tenant};
+use super::survey::{self, Seen, Tenant};
 use super::turso::Database;
 use crate::credentials::{Bundle, Index};
 use crate::exit::Exit;
@@ -21,6 +21,8 @@ use crate::storage::{Bucket, Holds, Made, OWN_OBJECTS, Timeouts};
 /// How long a new key and a new database may take until they work.
 const SETTLE: Duration = Duration::from_secs(45);
 const PAUSE: Duration = Duration::from_secs(1);
+/// The object that a new key writes, reads and deletes.
+const TRIED: &str = ".tenant-init/tenant-provision-tries-the-key";
 
 /// What the steps have in their hands.
 pub(super) struct Work<'a> {
@@ -62,7 +64,13 @@ impl<'a> Work<'a> {
         match step {
             Step::CreateBucket => match tenant.bucket.create().await.map_err(failed)? {
                 Made::Ours => {}
-                Made::Taken => return Err(taken(step.words(name))),
+                // An earlier attempt may have been served, and its answer lost.
+                Made::Taken => {
+                    let all = survey::bucket(self.settings, "")?.all().await.map_err(failed)?;
+                    if !all.iter().any(|bucket| bucket == name) {
+                        return Err(taken(step.words(name)));
+                    }
+                }
             },
             Step::MarkBucket => {
                 let marker = marker::write(&tenant.id);
@@ -96,7 +104,13 @@ impl<'a> Work<'a> {
                 };
                 tenant.iam.attach(&key, self.policy(step)?).await?;
             }
-            Step::InvalidateTokens => tenant.turso.invalidate(name).await?,
+            Step::InvalidateTokens => {
+                // Else an interruption here would leave a token that is worth nothing and looks like one.
+                if let Some(pending) = self.pending.clone() {
+                    self.keep(step, Bundle { index: None, ..pending })?;
+                }
+                tenant.turso.invalidate(name).await?;
+            }
             Step::MintToken => {
                 let database = self.database.as_ref().ok_or_else(|| self.bug(step))?;
                 let url = tenant.turso.url(database);
@@ -124,6 +138,7 @@ impl<'a> Work<'a> {
                 }
                 tenant.iam.delete_key(key).await?;
             }
+            Step::CheckDetached => self.check_detached(step).await?,
             Step::DeleteFiles => {
                 tenant.bucket.delete_all("", marker::OBJECT).await.map_err(failed)?;
             }
@@ -150,6 +165,30 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A list may be late by some seconds; files and database are deleted when it and the count agree that nobody is left.
+    async fn check_detached(&self, step: &Step) -> Result<(), ProvisionError> {
+        let until = Instant::now() + SETTLE;
+        let tenant = self.tenant;
+        loop {
+            let policies = tenant.iam.policies().await?;
+            let Some(policy) = policies.into_iter().find(|policy| policy.name == tenant.name) else {
+                return Ok(());
+            };
+            let listed = tenant.iam.attached(&policy).await?.len();
+            let counted = policy.attachments.unwrap_or(listed);
+            if (listed, counted) == (0, 0) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let why = format!("the service counts {counted} keys that have it, and lists {listed}");
+                let todo =
+                    "take it from them in the console, then give the command again: files and database are still there";
+                return Err(ProvisionError::new(Exit::Refused, step.words(&tenant.name), why, todo));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// On the disk before anything else is done with it.
@@ -193,11 +232,11 @@ async fn try_out(bundle: &Bundle) -> Result<(), ProvisionError> {
     let what = format!("trying the new key on the bucket {}", bundle.storage.bucket);
     loop {
         let tried = match Bucket::connect(&bundle.storage, Timeouts::REPEATED) {
-            Ok(bucket) => bucket.probe().await,
+            Ok(bucket) => bucket.try_out(TRIED).await,
             Err(error) => Err(error),
         };
         match tried {
-            Ok(_) => break,
+            Ok(()) => break,
             Err(error) if Instant::now() > until => return Err(ProvisionError::tried_bucket(what, &error)),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }

@@ -14,14 +14,15 @@ use serde_json::{Value, json};
 use super::error::ProvisionError;
 use super::http::{Answer, Service, Twice};
 use super::settings::Settings;
+use crate::exit::Exit;
 use crate::storage::sign::Signer;
 use crate::storage::xml;
 
 const VERSION: &str = "2010-05-08";
 /// Entries of one page.
 const PAGE: &str = "1000";
-/// The version of a policy that was never changed.
-const FIRST: &str = "v1";
+/// A list with more pages has no end.
+const MOST_PAGES: usize = 1000;
 
 /// What a tenant's key may do: what rclone and tenant-init ask of a bucket, and nothing about the bucket itself.
 const ACTIONS: [&str; 7] = [
@@ -57,8 +58,13 @@ pub(super) struct Policy {
     pub(super) arn: String,
     /// How many keys have it; `None` when the service does not say.
     pub(super) attachments: Option<usize>,
-    version: String,
+    /// Which version is in force; `None` when the service does not say.
+    version: Option<String>,
 }
+
+/// Something that has a policy: all that may be its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entity(pub(super) Vec<String>);
 
 impl Iam {
     pub(super) fn new(settings: &Settings) -> Result<Iam, ProvisionError> {
@@ -83,7 +89,7 @@ impl Iam {
         let what = "listing the access keys";
         self.pages(what, "ListAccessKeys", &[], &|root| {
             members(root, "AccessKeyMetadata")
-                .filter_map(|member| {
+                .map(|member| {
                     Some(Key {
                         id: xml::text(member, "AccessKeyId")?,
                         name: xml::text(member, "UserName").unwrap_or_default(),
@@ -100,12 +106,12 @@ impl Iam {
         let what = "listing the policies";
         self.pages(what, "ListPolicies", &[("Scope", "Local")], &|root| {
             members(root, "Policies")
-                .filter_map(|member| {
+                .map(|member| {
                     Some(Policy {
                         name: xml::text(member, "PolicyName")?,
                         arn: xml::text(member, "Arn")?,
                         attachments: xml::text(member, "AttachmentCount").and_then(|count| count.parse().ok()),
-                        version: xml::text(member, "DefaultVersionId").unwrap_or_else(|| FIRST.to_owned()),
+                        version: xml::text(member, "DefaultVersionId").filter(|version| !version.is_empty()),
                     })
                 })
                 .collect()
@@ -113,14 +119,17 @@ impl Iam {
         .await
     }
 
-    /// Ids of the keys that `policy` is attached to.
-    pub(super) async fn attached(&self, policy: &Policy) -> Result<Vec<String>, ProvisionError> {
+    /// What `policy` is attached to.
+    pub(super) async fn attached(&self, policy: &Policy) -> Result<Vec<Entity>, ProvisionError> {
         let what = format!("listing the keys of the policy {}", policy.name);
         // The documentation does not say which of the two fields is the key's id; an id has no other place in a name.
         self.pages(&what, "ListEntitiesForPolicy", &[("PolicyArn", &policy.arn)], &|root| {
             members(root, "PolicyUsers")
-                .flat_map(|member| [xml::text(member, "UserId"), xml::text(member, "UserName")])
-                .flatten()
+                .map(|member| {
+                    let texts = [xml::text(member, "UserId"), xml::text(member, "UserName")];
+                    let ids: Vec<String> = texts.into_iter().flatten().filter(|text| !text.is_empty()).collect();
+                    (!ids.is_empty()).then_some(Entity(ids))
+                })
                 .collect()
         })
         .await
@@ -129,14 +138,11 @@ impl Iam {
     /// What `policy` allows.
     pub(super) async fn document(&self, policy: &Policy) -> Result<Value, ProvisionError> {
         let what = format!("reading the policy {}", policy.name);
-        let answer = self
-            .done(
-                &what,
-                "GetPolicyVersion",
-                Twice::Harmless,
-                &[("PolicyArn", &policy.arn), ("VersionId", &policy.version)],
-            )
-            .await?;
+        // Another version than the one in force may allow something else.
+        let version = policy.version.as_deref();
+        let version = version.ok_or_else(|| self.service.strange(&what, "a DefaultVersionId"))?;
+        let asked = [("PolicyArn", policy.arn.as_str()), ("VersionId", version)];
+        let answer = self.done(&what, "GetPolicyVersion", Twice::Harmless, &asked).await?;
         let text = find(&answer, "Document").ok_or_else(|| self.service.strange(&what, "a Document"))?;
         // AWS encodes it (RFC 3986). What begins with a brace is not encoded.
         let text = if text.trim_start().starts_with('{') {
@@ -171,7 +177,15 @@ impl Iam {
             // It was not there a moment ago: an earlier attempt was served, and its answer was lost.
             let policies = self.policies().await?;
             let made = policies.into_iter().find(|policy| policy.name == name);
-            return made.ok_or_else(|| self.service.strange(&what, "the policy that it says is there"));
+            let made = made.ok_or_else(|| self.service.strange(&what, "the policy that it says is there"))?;
+            // Or somebody else has made it, and it would open more to the tenant's key.
+            if !is_limited_to(&self.document(&made).await?, bucket) {
+                let why = "a policy of this name has come meanwhile, and it does not open the tenant's bucket alone";
+                let todo =
+                    "look at it in the console; delete it there if it is not needed, then give the command again";
+                return Err(ProvisionError::new(Exit::Refused, what, why, todo));
+            }
+            return Ok(made);
         }
         if !answer.is_good() {
             return Err(self.refused(&what, &answer));
@@ -180,7 +194,7 @@ impl Iam {
             name: name.to_owned(),
             arn: find(&answer, "Arn").ok_or_else(|| self.service.strange(&what, "an Arn"))?,
             attachments: Some(0),
-            version: find(&answer, "DefaultVersionId").unwrap_or_else(|| FIRST.to_owned()),
+            version: find(&answer, "DefaultVersionId").filter(|version| !version.is_empty()),
         })
     }
 
@@ -219,25 +233,26 @@ impl Iam {
         what: &str,
         action: &str,
         parameters: &[(&str, &str)],
-        read: &(dyn Fn(Node<'_, '_>) -> Vec<T> + Sync),
+        read: &(dyn Fn(Node<'_, '_>) -> Option<Vec<T>> + Sync),
     ) -> Result<Vec<T>, ProvisionError> {
         let mut all = Vec::new();
         let mut marker: Option<String> = None;
-        loop {
+        for _ in 0..MOST_PAGES {
             let mut asked = parameters.to_vec();
             asked.push(("MaxItems", PAGE));
             if let Some(marker) = &marker {
                 asked.push(("Marker", marker));
             }
             let answer = self.done(what, action, Twice::Harmless, &asked).await?;
-            let (page, next) = page(&answer, action, read).ok_or_else(|| self.service.strange(what, "a list"))?;
+            let (page, next) = page(&answer, action, marker.as_deref(), read)
+                .map_err(|missing| self.service.strange(what, missing))?;
             all.extend(page);
-            // A service that gives the same place again would be asked for ever.
-            if next.is_none() || next == marker {
+            if next.is_none() {
                 return Ok(all);
             }
             marker = next;
         }
+        Err(self.service.strange(what, "an end of its list"))
     }
 
     async fn unless(
@@ -324,23 +339,38 @@ fn opens_only(bucket: &str) -> Value {
     })
 }
 
-/// Does this policy open `bucket`, and nothing else?
+/// Does this policy allow in `bucket` what ours allows, and nothing else? Strict: what is not known here may widen it.
 pub(super) fn is_limited_to(document: &Value, bucket: &str) -> bool {
-    let all = [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")];
     let several = |value: &Value| match value {
         Value::Array(values) => values.clone(),
         Value::Null => vec![],
         one => vec![one.clone()],
     };
+    let all = [format!("arn:aws:s3:::{bucket}"), format!("arn:aws:s3:::{bucket}/*")];
     let statements = several(&document["Statement"]);
     let resources: Vec<Value> = statements
         .iter()
         .flat_map(|statement| several(&statement["Resource"]))
         .collect();
-    let opens = |resource: &String| resources.iter().any(|found| found == resource.as_str());
-    let inside = |found: &Value| all.iter().any(|resource| found == resource.as_str());
-    let plain = |statement: &Value| statement["Effect"] == "Allow" && statement["NotResource"].is_null();
-    statements.iter().all(plain) && resources.iter().all(inside) && all.iter().all(opens)
+    let fields = |value: &Value, known: &[&str]| {
+        let object = value.as_object();
+        object.is_some_and(|object| object.keys().all(|field| known.contains(&field.as_str())))
+    };
+    let is_ours = |statement: &Value| {
+        let actions = several(&statement["Action"]);
+        fields(statement, &["Sid", "Effect", "Action", "Resource"])
+            && statement["Effect"] == "Allow"
+            && ACTIONS.iter().all(|action| actions.iter().any(|found| found == action))
+            && actions.iter().all(|found| ACTIONS.iter().any(|action| found == action))
+    };
+    fields(document, &["Version", "Id", "Statement"])
+        && statements.iter().all(is_ours)
+        && resources
+            .iter()
+            .all(|found| all.iter().any(|one| found == one.as_str()))
+        && all
+            .iter()
+            .all(|one| resources.iter().any(|found| found == one.as_str()))
 }
 
 fn members<'a>(root: Node<'a, 'a>, list: &str) -> impl Iterator<Item = Node<'a, 'a>> {
@@ -350,14 +380,30 @@ fn members<'a>(root: Node<'a, 'a>, list: &str) -> impl Iterator<Item = Node<'a, 
         .flat_map(|list| list.children().filter(|node| node.has_tag_name("member")))
 }
 
-/// A page of `action`'s answer, and where the next one begins. `None` when it is no such answer.
-fn page<T>(answer: &Answer, action: &str, read: &dyn Fn(Node<'_, '_>) -> Vec<T>) -> Option<(Vec<T>, Option<String>)> {
-    let document = Document::parse(std::str::from_utf8(&answer.body).ok()?).ok()?;
+/// A page of `action`'s answer that begins at `marker`, and where the next one begins.
+///
+/// # Errors
+/// What is missing in it. A list that is not whole must not be taken for one: what is not in it may be deleted.
+fn page<T>(
+    answer: &Answer,
+    action: &str,
+    marker: Option<&str>,
+    read: &dyn Fn(Node<'_, '_>) -> Option<Vec<T>>,
+) -> Result<(Vec<T>, Option<String>), &'static str> {
+    const NO_LIST: &str = "a list";
+    let text = std::str::from_utf8(&answer.body).map_err(|_| NO_LIST)?;
+    let document = Document::parse(text).map_err(|_| NO_LIST)?;
     let result = format!("{action}Result");
-    let result = document.descendants().find(|node| node.has_tag_name(result.as_str()))?;
-    let more = xml::text(result, "IsTruncated").is_some_and(|text| text == "true");
-    let marker = xml::text(result, "Marker").filter(|marker| more && !marker.is_empty());
-    Some((read(result), marker))
+    let result = document.descendants().find(|node| node.has_tag_name(result.as_str()));
+    let result = result.ok_or(NO_LIST)?;
+    let all = read(result).ok_or("all fields of its list")?;
+    if xml::text(result, "IsTruncated").is_none_or(|text| text != "true") {
+        return Ok((all, None));
+    }
+    match xml::text(result, "Marker") {
+        Some(next) if !next.is_empty() && Some(next.as_str()) != marker => Ok((all, Some(next))),
+        _ => Err("a Marker for the rest of its list"),
+    }
 }
 
 fn find(answer: &Answer, name: &str) -> Option<String> {
@@ -383,17 +429,30 @@ mod tests {
     fn a_page_has_members_and_a_place_to_go_on() {
         let ids = |root: Node<'_, '_>| {
             members(root, "AccessKeyMetadata")
-                .filter_map(|member| xml::text(member, "AccessKeyId"))
+                .map(|member| xml::text(member, "AccessKeyId"))
                 .collect()
         };
-        let (found, next): (Vec<String>, _) = page(&Answer::of(KEYS), "ListAccessKeys", &ids).unwrap();
+        let ask = |text: &str, marker| page::<String>(&Answer::of(text), "ListAccessKeys", marker, &ids);
+        let (found, next) = ask(KEYS, None).unwrap();
         assert_eq!(found, ["tid_one", "tid_two"]);
         assert_eq!(next.as_deref(), Some("more"));
         let last = KEYS.replace("<IsTruncated>true", "<IsTruncated>false");
-        assert_eq!(page(&Answer::of(&last), "ListAccessKeys", &ids).unwrap().1, None);
+        assert_eq!(ask(&last, None).unwrap().1, None);
         for other in ["", "{}", "<html/>", "<ListPoliciesResponse/>"] {
-            assert!(page(&Answer::of(other), "ListAccessKeys", &ids).is_none(), "{other}");
+            assert_eq!(ask(other, None), Err("a list"), "{other}");
         }
+        // A list that is not whole would make keys look unused.
+        let rest = Err("a Marker for the rest of its list");
+        assert_eq!(ask(KEYS, Some("more")), rest);
+        for marker in ["", "<Marker></Marker>"] {
+            assert_eq!(
+                ask(&KEYS.replace("<Marker>more</Marker>", marker), None),
+                rest,
+                "{marker}"
+            );
+        }
+        let nameless = KEYS.replace("<AccessKeyId>tid_two</AccessKeyId>", "");
+        assert_eq!(ask(&nameless, None), Err("all fields of its list"));
     }
 
     #[test]
@@ -427,5 +486,20 @@ mod tests {
         all_but["Statement"][0]["NotResource"] = json!("arn:aws:s3:::x");
         assert!(!is_limited_to(&all_but, "tenant-acme"));
         assert!(!is_limited_to(&json!({}), "tenant-acme"));
+        for (field, value) in [
+            ("Action", json!("s3:*")),
+            ("Action", json!([ACTIONS.as_slice(), &["s3:DeleteBucket"]].concat())),
+            ("Action", json!(ACTIONS[1..])),
+            ("NotAction", json!("s3:GetObject")),
+            ("Condition", json!({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}})),
+            ("Principal", json!("*")),
+        ] {
+            let mut other = ours.clone();
+            other["Statement"][0][field] = value.clone();
+            assert!(!is_limited_to(&other, "tenant-acme"), "{field} {value}");
+        }
+        let mut turned = ours.clone();
+        turned["Statement"][0]["Action"] = ACTIONS.iter().rev().copied().collect();
+        assert!(is_limited_to(&turned, "tenant-acme"), "the order says nothing");
     }
 }

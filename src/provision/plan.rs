@@ -11,8 +11,8 @@ use crate::exit::Exit;
 pub(super) enum Owner {
     /// There is no bucket.
     Missing,
-    /// It has no marker. Empty: nobody can miss it.
-    Unmarked { empty: bool },
+    /// It has no marker. An empty one, too, may be somebody's.
+    Unmarked,
     /// This tenant's.
     Ours,
     /// Another tenant's, or a marker that we cannot read.
@@ -47,8 +47,10 @@ pub(super) struct Key {
 pub(super) struct Held {
     /// The key's id; its secret is there, too.
     pub(super) key: String,
-    /// There is a token for the database.
+    /// There is a token for the database, and the database has not refused it.
     pub(super) token: bool,
+    /// The bucket has refused the key. Asked only of the bundle in its place.
+    pub(super) refused: bool,
 }
 
 /// All that there is of a tenant.
@@ -59,6 +61,8 @@ pub(super) struct Found {
     pub(super) files: bool,
     pub(super) policy: Allows,
     pub(super) keys: Vec<Key>,
+    /// Why the service's word that a key does not have the policy is not taken for true.
+    pub(super) doubt: Option<String>,
     pub(super) database: bool,
     /// `FILE.pending`.
     pub(super) pending: Option<Held>,
@@ -82,6 +86,14 @@ impl Found {
         let held = self.bundle.as_ref()?;
         Some((held, self.key(held)?))
     }
+
+    /// Keys of ours that never opened anything: they never had the policy, and nobody has their secret. None while that is
+    /// not certain: one that is deleted for something that the service did not say may be the one in use.
+    pub(super) fn unusable(&self) -> Vec<&Key> {
+        let kept = [self.begun(), self.current()].map(|held| held.map(|(_, key)| key.id.as_str()));
+        let unusable = |key: &&Key| key.ours && !key.attached && key.settled && !kept.contains(&Some(&key.id));
+        self.keys.iter().filter(unusable).collect()
+    }
 }
 
 /// One thing to do. Doing it again is harmless.
@@ -95,6 +107,7 @@ pub(super) enum Step {
     CreateKey,
     /// To this key; `None`: the one that was just made.
     AttachPolicy(Option<String>),
+    /// And the one in the pending file is forgotten before.
     InvalidateTokens,
     /// And keep it in the pending file.
     MintToken,
@@ -104,6 +117,8 @@ pub(super) enum Step {
     PlaceBundle,
     DetachPolicy(String),
     DeleteKey(String),
+    /// No key has the policy any more: else somebody may still write.
+    CheckDetached,
     DeleteFiles,
     DeleteDatabase,
     DeletePolicy,
@@ -128,6 +143,7 @@ impl Step {
             Step::PlaceBundle => "put the new bundle into its place".to_owned(),
             Step::DetachPolicy(key) => format!("take the policy {name} from the key {key}, which was not made here"),
             Step::DeleteKey(key) => format!("delete the key {key}"),
+            Step::CheckDetached => format!("see that no key has the policy {name} any more"),
             Step::DeleteFiles => format!("delete ALL FILES in the bucket {name}"),
             Step::DeleteDatabase => format!("delete the database {name}"),
             Step::DeletePolicy => format!("delete the policy {name}"),
@@ -141,16 +157,30 @@ impl Step {
 pub(super) struct Refusal {
     why: String,
     todo: &'static str,
+    /// It is about the bucket's marker, which the tenant's key can write.
+    about_marker: bool,
 }
 
 impl Refusal {
-    pub(super) fn into_error(self, what: String) -> ProvisionError {
-        ProvisionError::new(Exit::Refused, what, self.why, self.todo)
+    /// `keys`: what the tenant's keys are called.
+    pub(super) fn into_error(self, what: String, keys: &str) -> ProvisionError {
+        let mut todo = self.todo.to_owned();
+        if self.about_marker {
+            todo.push_str(&format!(
+                ". Who has a leaked key can have written that: to end it at once, delete the keys called {keys}, and no other, \
+                 in the console (docs/PROVISIONING.md, \"A leaked key\")"
+            ));
+        }
+        ProvisionError::new(Exit::Refused, what, self.why, todo)
     }
 }
 
 fn refuse<T>(why: impl Into<String>, todo: &'static str) -> Result<T, Refusal> {
-    Err(Refusal { why: why.into(), todo })
+    Err(Refusal {
+        why: why.into(),
+        todo,
+        about_marker: false,
+    })
 }
 
 const UNDERWAY: &str = "give `rotate` again without --finish: it goes on with the new key";
@@ -174,11 +204,12 @@ pub(super) fn create(found: &Found, adopt: bool) -> Result<Vec<Step>, Refusal> {
         steps.push(Step::CreateDatabase);
     }
     match found.current() {
-        // Without its database the token of the bundle is worth nothing.
-        Some((held, key)) if held.token && found.database => {
+        // Without its database the token of the bundle is worth nothing; without the policy any key is refused.
+        Some((held, key)) if held.token && found.database && !(key.attached && held.refused) => {
             if !key.attached {
                 steps.push(Step::AttachPolicy(Some(key.id.clone())));
             }
+            discard(found, &mut steps);
         }
         _ => renew(found, false, &mut steps),
     }
@@ -207,7 +238,7 @@ pub(super) fn finish(found: &Found) -> Result<Vec<Step>, Refusal> {
         );
     }
     match found.current() {
-        Some((_, key)) if key.attached => {
+        Some((held, key)) if key.attached && !held.refused => {
             let mut steps = vec![];
             revoke_others(found, Some(&key.id), &mut steps);
             Ok(steps)
@@ -237,6 +268,9 @@ pub(super) fn delete(found: &Found, with_files: bool, adopt: bool) -> Result<Vec
             Step::DetachPolicy(id)
         });
     }
+    if found.policy != Allows::Missing && (found.files || found.database) {
+        steps.push(Step::CheckDetached);
+    }
     if found.files {
         steps.push(Step::DeleteFiles);
     }
@@ -256,12 +290,6 @@ pub(super) fn delete(found: &Found, with_files: bool, adopt: bool) -> Result<Vec
 
 fn renew(found: &Found, invalidate: bool, steps: &mut Vec<Step>) {
     let begun = found.begun();
-    let kept = [begun, found.current()].map(|held| held.map(|(_, key)| key.id.as_str()));
-    // A key without the policy never opened anything, and nobody knows its secret.
-    let unusable = |key: &&Key| key.ours && !key.attached && key.settled && !kept.contains(&Some(&key.id));
-    for key in found.keys.iter().filter(unusable) {
-        steps.push(Step::DeleteKey(key.id.clone()));
-    }
     match begun {
         None => steps.extend([Step::CreateKey, Step::AttachPolicy(None)]),
         Some((_, key)) if !key.attached => steps.push(Step::AttachPolicy(Some(key.id.clone()))),
@@ -274,6 +302,14 @@ fn renew(found: &Found, invalidate: bool, steps: &mut Vec<Step>) {
         steps.push(Step::MintToken);
     }
     steps.extend([Step::TryOut, Step::PlaceBundle]);
+    // Last: what is deleted by mistake was not the only key.
+    discard(found, steps);
+}
+
+fn discard(found: &Found, steps: &mut Vec<Step>) {
+    if found.doubt.is_none() {
+        steps.extend(found.unusable().into_iter().map(|key| Step::DeleteKey(key.id.clone())));
+    }
 }
 
 fn revoke_others(found: &Found, new: Option<&str>, steps: &mut Vec<Step>) {
@@ -289,20 +325,28 @@ fn revoke_others(found: &Found, new: Option<&str>, steps: &mut Vec<Step>) {
 fn check_owner(found: &Found, adopt: bool) -> Result<(), Refusal> {
     const ADOPT: &str = "if it is this tenant's, give the command again with --adopt; else choose another name";
     let others = found.policy != Allows::Missing || !found.keys.is_empty() || found.database;
-    match &found.owner {
-        Owner::Ours => Ok(()),
+    let refused = match &found.owner {
+        Owner::Ours => return Ok(()),
         Owner::Other(tenant) => refuse(
             format!("the bucket belongs to {tenant}"),
             "choose another name: two tenants never share a bucket",
         ),
-        _ if adopt => Ok(()),
-        Owner::Unmarked { empty: false } => refuse("the bucket is not empty and nothing in it says whose it is", ADOPT),
-        Owner::Missing | Owner::Unmarked { .. } if others => refuse(
+        _ if adopt => return Ok(()),
+        Owner::Unmarked => refuse(
+            "there is a bucket of this name and nothing in it says whose it is",
+            ADOPT,
+        ),
+        Owner::Missing if others => refuse(
             "there is a policy, a key or a database of this name, but no bucket that says whose they are",
             ADOPT,
         ),
-        Owner::Missing | Owner::Unmarked { .. } => Ok(()),
-    }
+        Owner::Missing => return Ok(()),
+    };
+    refused.map_err(|refusal| Refusal {
+        // Without a key of ours none can have leaked.
+        about_marker: found.keys.iter().any(|key| key.ours),
+        ..refusal
+    })
 }
 
 fn check_complete(found: &Found) -> Result<(), Refusal> {

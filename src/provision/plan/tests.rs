@@ -8,6 +8,7 @@ fn nothing() -> Found {
         files: false,
         policy: Allows::Missing,
         keys: vec![],
+        doubt: None,
         database: false,
         pending: None,
         bundle: None,
@@ -18,8 +19,6 @@ fn nothing() -> Found {
 struct Model {
     found: Found,
     keys_made: usize,
-    /// A token that was made after the last `InvalidateTokens` is in the pending file.
-    tokens_end: usize,
     tried: bool,
 }
 
@@ -28,7 +27,6 @@ impl Model {
         Model {
             found,
             keys_made: 0,
-            tokens_end: 0,
             tried: false,
         }
     }
@@ -37,7 +35,7 @@ impl Model {
     fn done(&mut self, step: &Step, lost: bool) {
         let found = &mut self.found;
         match step {
-            Step::CreateBucket => found.owner = Owner::Unmarked { empty: true },
+            Step::CreateBucket => found.owner = Owner::Unmarked,
             Step::MarkBucket => {
                 assert_ne!(found.owner, Owner::Missing);
                 found.owner = Owner::Ours;
@@ -54,7 +52,11 @@ impl Model {
                     settled: true,
                 });
                 if !lost {
-                    found.pending = Some(Held { key: id, token: false });
+                    found.pending = Some(Held {
+                        key: id,
+                        token: false,
+                        refused: false,
+                    });
                 }
             }
             Step::AttachPolicy(key) => {
@@ -68,7 +70,12 @@ impl Model {
                 );
                 found.keys.iter_mut().find(|known| known.id == key).unwrap().attached = true;
             }
-            Step::InvalidateTokens => self.tokens_end += 1,
+            // Tokens that the database refuses are like none.
+            Step::InvalidateTokens => {
+                for held in [&mut found.pending, &mut found.bundle].into_iter().flatten() {
+                    held.token = false;
+                }
+            }
             Step::MintToken => {
                 assert!(found.database);
                 if !lost {
@@ -86,6 +93,7 @@ impl Model {
             }
             Step::DetachPolicy(id) => found.keys.retain(|key| key.id != *id || key.ours),
             Step::DeleteKey(id) => found.keys.retain(|key| key.id != *id),
+            Step::CheckDetached => assert!(found.keys.iter().all(|key| !key.attached)),
             Step::DeleteFiles => {
                 assert!(found.keys.is_empty(), "somebody may still write");
                 found.files = false;
@@ -161,10 +169,13 @@ fn a_tenant_is_made_in_this_order() {
 
 #[test]
 fn create_goes_on_after_any_interruption() {
-    let states = interrupted(&nothing(), |found| create(found, false));
+    // A bucket without its marker may be anybody's: that one state needs --adopt.
+    let adopt = |found: &Found| found.owner == Owner::Unmarked;
+    let states = interrupted(&nothing(), |found| create(found, adopt(found)));
     assert!(states.len() > 15, "{}", states.len());
     for state in states {
-        let steps = create(&state, false).unwrap();
+        assert_eq!(create(&state, false).is_err(), adopt(&state));
+        let steps = create(&state, adopt(&state)).unwrap();
         let mut model = Model::of(state.clone());
         model.keys_made = 50;
         model.all(&steps);
@@ -191,6 +202,95 @@ fn rotate_goes_on_after_any_interruption_and_the_old_key_works_throughout() {
         assert_eq!(model.found.keys.len(), 1, "{:?}", model.found);
         assert!(is_complete(&model.found));
         assert_eq!(finish(&model.found).unwrap(), []);
+    }
+}
+
+/// Once the tokens have ended, the bundle in its place is refused until there is another: by `rotate` or by `create`.
+#[test]
+fn ended_tokens_are_replaced_after_any_interruption() {
+    let before = complete();
+    let states = interrupted(&before, |found| rotate(found, false, true));
+    assert!(
+        states
+            .iter()
+            .any(|state| state.bundle.as_ref().is_some_and(|held| !held.token))
+    );
+    type Plan = fn(&Found) -> Result<Vec<Step>, Refusal>;
+    let again: [Plan; 2] = [|found| rotate(found, false, false), |found| create(found, false)];
+    for state in states {
+        for plan in again {
+            let mut model = Model::of(state.clone());
+            model.keys_made = 50;
+            model.all(&plan(&state).unwrap());
+            assert!(model.found.bundle.clone().unwrap().token, "{state:?}");
+            assert!(create(&model.found, false).unwrap().is_empty(), "{:?}", model.found);
+        }
+    }
+}
+
+#[test]
+fn a_bundle_that_is_refused_is_made_anew() {
+    let mut found = complete();
+    found.bundle.as_mut().unwrap().refused = true;
+    for state in interrupted(&found, |found| create(found, false)) {
+        let mut model = Model::of(state.clone());
+        model.keys_made = 50;
+        model.all(&create(&state, false).unwrap());
+        let held = model.found.bundle.clone().unwrap();
+        assert!(
+            is_complete(&model.found) && !held.refused && held.key != "key1",
+            "{state:?}"
+        );
+        assert!(
+            model.found.keys.iter().any(|key| key.id == "key1"),
+            "it may be in use elsewhere"
+        );
+    }
+    assert!(finish(&found).is_err(), "the others may be the ones in use");
+    // Before it has the policy every key is refused.
+    found.keys[0].attached = false;
+    let attach = Step::AttachPolicy(Some("key1".to_owned()));
+    assert_eq!(create(&found, false).unwrap(), [attach]);
+    let mut found = complete();
+    found.bundle.as_mut().unwrap().token = false;
+    assert!(create(&found, false).unwrap().contains(&Step::MintToken));
+}
+
+/// What the service did not say is no reason to delete a key.
+#[test]
+fn in_doubt_no_key_is_deleted() {
+    let mut found = complete();
+    found.keys.push(Key {
+        id: "lost".to_owned(),
+        attached: false,
+        ours: true,
+        settled: true,
+    });
+    let gone = Step::DeleteKey("lost".to_owned());
+    let plans = |found: &Found| [create(found, false).unwrap(), rotate(found, false, false).unwrap()];
+    assert!(plans(&found).iter().all(|steps| steps.last() == Some(&gone)));
+    found.doubt = Some("the numbers disagree".to_owned());
+    assert!(plans(&found).iter().all(|steps| !steps.contains(&gone)));
+    assert_eq!(found.unusable().len(), 1, "so that it can be said");
+}
+
+#[test]
+fn a_refusal_for_the_marker_says_how_a_leaked_key_ends() {
+    let mut found = complete();
+    for owner in [Owner::Other("the tenant \"x\"".to_owned()), Owner::Unmarked] {
+        found.owner = owner;
+        for refusal in [
+            rotate(&found, true, false).unwrap_err(),
+            delete(&found, true, false).unwrap_err(),
+        ] {
+            let error = refusal.into_error("deleting".to_owned(), "tenant-acme-tenant-provision");
+            assert!(
+                error
+                    .todo
+                    .contains("delete the keys called tenant-acme-tenant-provision"),
+                "{error}"
+            );
+        }
     }
 }
 
@@ -250,6 +350,9 @@ fn delete_goes_on_after_any_interruption() {
         settled: true,
     });
     assert!(delete(&found, false, false).is_err(), "files");
+    let steps = delete(&found, true, false).unwrap();
+    let at = |wanted: &Step| steps.iter().position(|step| step == wanted).unwrap();
+    assert!(at(&Step::CheckDetached) < at(&Step::DeleteFiles).min(at(&Step::DeleteDatabase)));
     for state in interrupted(&found, |found| delete(found, true, false)) {
         let mut model = Model::of(state.clone());
         model.all(&delete(&state, true, false).unwrap());
@@ -270,13 +373,18 @@ fn create_without_the_bundle_makes_a_new_key_and_leaves_the_one_in_use() {
         settled: true,
     });
     let steps = create(&found, false).unwrap();
-    assert_eq!(steps[..2], [Step::DeleteKey("lost".to_owned()), Step::CreateKey]);
+    assert_eq!(steps[0], Step::CreateKey);
+    assert_eq!(
+        steps[steps.len() - 2..],
+        [Step::PlaceBundle, Step::DeleteKey("lost".to_owned())]
+    );
     assert!(!steps.contains(&Step::DeleteKey("key1".to_owned())), "{steps:?}");
     assert!(finish(&found).is_err(), "nobody knows which one is in use");
     found.keys[1].settled = false;
+    let last = Some(Step::PlaceBundle);
     assert_eq!(
-        create(&found, false).unwrap()[0],
-        Step::CreateKey,
+        create(&found, false).unwrap().pop(),
+        last,
         "it may have got the policy just now"
     );
 }
@@ -301,10 +409,9 @@ fn a_bundle_whose_key_or_database_is_gone_is_made_anew() {
 #[test]
 fn what_belongs_to_others_is_not_touched() {
     type Change = fn(&mut Found);
-    let strange: [(Change, bool); 6] = [
+    let strange: [(Change, bool); 5] = [
         (|found| found.owner = Owner::Other("tenant other".to_owned()), false),
-        (|found| found.owner = Owner::Unmarked { empty: false }, true),
-        (|found| found.owner = Owner::Unmarked { empty: true }, true),
+        (|found| found.owner = Owner::Unmarked, true),
         (|found| found.owner = Owner::Missing, true),
         (|found| found.policy = Allows::Else, false),
         (
@@ -315,6 +422,12 @@ fn what_belongs_to_others_is_not_touched() {
             true,
         ),
     ];
+    let mut empty = nothing();
+    empty.owner = Owner::Unmarked;
+    assert!(
+        create(&empty, false).is_err() && create(&empty, true).is_ok(),
+        "an empty bucket is somebody's, too"
+    );
     for (change, adoptable) in strange {
         let mut found = complete();
         change(&mut found);
