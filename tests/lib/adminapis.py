@@ -89,6 +89,8 @@ class Iam(_Api):
         self.keys = {}  # id → name
         self.policies = {}  # arn → {"name", "document", "keys"}
         self.page = 2  # entries of one page, so that lists have several
+        self.miscounted = 0  # too many in each AttachmentCount
+        self.cut = None  # the action whose lists are cut off, without a place to go on
         super().__init__()
 
     def policy(self, name):
@@ -141,10 +143,10 @@ class Iam(_Api):
                 return self._list(action, "AccessKeyMetadata", keys, asked)
             case "ListPolicies":
                 policies = [f"<PolicyName>{policy['name']}</PolicyName><Arn>{arn}</Arn><DefaultVersionId>v1</DefaultVersionId>"
-                            f"<AttachmentCount>{len(policy['keys'])}</AttachmentCount>" for arn, policy in self.policies.items()]
+                            f"<AttachmentCount>{len(policy['keys']) + self.miscounted}</AttachmentCount>" for arn, policy in self.policies.items()]
                 return self._list(action, "Policies", policies, asked)
             case "ListEntitiesForPolicy":
-                users = [f"<UserName>{self.keys[key]}</UserName><UserId>{key}</UserId>" for key in self.policies[arn]["keys"]]
+                users = [f"<UserName>{self.keys.get(key, 'hidden')}</UserName><UserId>{key}</UserId>" for key in self.policies[arn]["keys"]]
                 return self._list(action, "PolicyUsers", users, asked)
             case "GetPolicyVersion":
                 document = urllib.parse.quote(self.policies[arn]["document"])
@@ -165,7 +167,7 @@ class Iam(_Api):
                                        "<DefaultVersionId>v1</DefaultVersionId></Policy>")
             case "AttachUserPolicy" | "DetachUserPolicy":
                 keys, key = self.policies[arn]["keys"], asked["UserName"]
-                if key not in self.keys or (action == "DetachUserPolicy" and key not in keys):
+                if key not in (keys if action == "DetachUserPolicy" else self.keys):
                     return _error(404, "NoSuchEntity", f"there is no key {key} there")
                 if action == "DetachUserPolicy":
                     keys.remove(key)
@@ -187,6 +189,8 @@ class Iam(_Api):
     def _list(self, action, name, entries, asked):
         start = int(asked.get("Marker", 0))
         end = start + min(self.page, int(asked.get("MaxItems", 100)))
+        if action == self.cut:
+            return _result(action, f"<{name}></{name}><IsTruncated>true</IsTruncated>")
         more = end < len(entries)
         members = "".join(f"<member>{entry}</member>" for entry in entries[start:end])
         marker = f"<Marker>{end}</Marker>" if more else ""

@@ -13,7 +13,7 @@ from lib.sqld import Sqld
 ADMIN = ("AKIDADMINEXAMPLE", "SECRETADMINEXAMPLE")
 TOKEN = "PLATFORMTOKENEXAMPLE"
 # An S3 server of rclone learns its keys at start.
-POOL = [(f"tid_EXAMPLE{n}", f"tsec_SECRETEXAMPLE{n}") for n in range(40)]
+POOL = [(f"tid_EXAMPLE{n}", f"tsec_SECRETEXAMPLE{n}") for n in range(80)]
 
 
 def program():

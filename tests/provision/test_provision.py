@@ -1,5 +1,6 @@
 """`tenant-provision` against a real S3 server, a real libSQL server and fakes of the administration APIs."""
 
+import fcntl
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ def no_faults(organization):
     for api in (organization.iam, organization.turso):
         api.before = api.after = lambda name: None
         api.answers.clear()
+    organization.iam.miscounted, organization.iam.cut = 0, None
 
 
 def create(organization, tenant, *arguments):
@@ -147,6 +149,83 @@ def test_without_the_bundle_nothing_in_use_is_deleted(organization):
     check_complete(organization, "lost")
 
 
+def refuse_key(organization, tenant):
+    bundle = read(organization, tenant)
+    bundle["storage"]["secret_access_key"] += "-wrong"
+    organization.bundle(tenant).write_text(json.dumps(bundle))
+
+
+def refuse_token(organization, tenant):
+    organization.turso.sqld.revoke()
+
+
+@pytest.mark.parametrize("refuse", [refuse_key, refuse_token])
+def test_a_bundle_that_is_refused_is_made_anew(organization, refuse):
+    tenant = refuse.__name__.replace("_", "-")
+    create(organization, tenant)
+    refuse(organization, tenant)
+    assert "the bundle is refused" in create(organization, tenant).stderr
+    assert "nothing to do" in create(organization, tenant).stderr
+    assert organization.run("rotate", tenant, "--finish").returncode == 0
+    check_complete(organization, tenant)
+
+
+def test_a_key_is_not_deleted_for_what_the_service_did_not_say(organization):
+    create(organization, "doubt")
+    iam = organization.iam
+    lost, _ = iam.pool.pop(0)
+    iam.keys[lost] = "tenant-doubt-tenant-provision"
+    iam.miscounted = 1
+    assert f"delete the key {lost}" not in create(organization, "doubt").stderr
+    assert "no key is deleted for not having the policy" in organization.run("rotate", "doubt", "--dry-run").stderr
+    iam.miscounted, iam.cut = 0, "ListEntitiesForPolicy"
+    done = organization.run("rotate", "doubt")
+    assert done.returncode == 78 and "a Marker for the rest of its list" in done.stderr
+    assert lost in iam.keys
+    iam.cut = None
+    create(organization, "doubt")
+    check_complete(organization, "doubt")
+
+
+def test_a_key_that_is_in_no_list_loses_the_policy(organization):
+    create(organization, "hidden")
+    organization.iam.policy("tenant-hidden")["keys"].append("tid_hidden")
+    done = organization.run("delete", "hidden", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "take the policy tenant-hidden from the key tid_hidden" in done.stderr
+    assert "tenant-hidden" not in organization.buckets() + organization.turso.databases
+
+
+def test_one_run_at_a_time_and_owner_and_mode_of_the_bundle_stay(organization):
+    create(organization, "alone")
+    path = organization.bundle("alone")
+    path.chmod(0o640)
+    with open(f"{path}.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = organization.everything()
+        done = organization.run("rotate", "alone")
+        assert done.returncode == 77 and "another tenant-provision" in done.stderr
+        assert organization.everything() == before
+    if os.geteuid() == 0:
+        os.chown(path, 4321, 1234)
+    assert organization.run("rotate", "alone", "--revoke-old").returncode == 0
+    found = path.stat()
+    assert found.st_mode & 0o777 == 0o640 and (found.st_uid == 4321 or os.geteuid())
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    done = subprocess.run([*organization.argv("rotate", "alone")[:-1], link], env=organization.env, capture_output=True, text=True)
+    assert done.returncode == 78 and "symbolic link" in done.stderr
+    link.unlink()
+
+
+def test_secrets_that_do_not_arrive_are_an_error(organization):
+    create(organization, "full")
+    with open("/dev/full", "w") as full:
+        argv = organization.argv("create", "full", "--fly-secrets")
+        done = subprocess.run(argv, env=organization.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 71 and "No space left" in done.stderr
+
+
 def test_delete_wants_to_be_sure(organization):
     create(organization, "gone")
     organization.s3.folder.joinpath("tenant-gone", "notes").mkdir()
@@ -185,8 +264,11 @@ def test_what_is_somebody_elses_is_not_taken(organization):
     marker.write_text('{"version": 1, "tenant": "other"}')
     done = organization.run("rotate", "theirs")
     assert done.returncode == 77 and "the bucket belongs to the tenant \"other\"" in done.stderr
+    assert "delete the keys called tenant-theirs-tenant-provision, and no other" in done.stderr
     assert organization.run("delete", "theirs", "--yes", "--with-files", "--adopt").returncode == 77
     assert (theirs / "a.md").exists()
+    (organization.s3.folder / "tenant-empty").mkdir()
+    assert organization.run("create", "empty").returncode == 77, "an empty bucket may be somebody's"
 
 
 def test_a_list_says_what_is_incomplete(organization):
@@ -208,8 +290,11 @@ def test_a_list_says_what_is_incomplete(organization):
 ])
 def test_wrong_settings_have_their_words(organization, variable, code, words):
     value = "Wrong" if variable == "TENANT_PROVISION_PREFIX" else "wrong"
-    done = organization.run("create", f"wrong-{variable.lower().replace('_', '-')}", **{variable: value})
+    tenant = f"wrong-{variable.lower().replace('_', '-')}"
+    done = organization.run("create", tenant, **{variable: value})
     assert done.returncode == code and words in done.stderr, done.stderr
+    if variable == "TURSO_ORGANIZATION":
+        assert f"tenant-{tenant}" not in organization.buckets(), "it is said before anything is made"
 
 
 def test_a_name_that_no_bucket_can_have_is_refused(organization):
