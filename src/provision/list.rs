@@ -1,4 +1,5 @@
-//! All tenants at a glance. One page of each service; the buckets themselves are not looked into.
+//! All tenants at a glance: all pages of policies and keys, one answer each with the buckets and the databases. The buckets
+//! themselves are not looked into.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
