@@ -245,6 +245,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_is_tried_by_writing_and_reading() {
+        let (done, requests) = asked("something else", |bucket| async move { bucket.try_out("x").await }).await;
+        assert!(done.unwrap_err().to_string().contains("not read as it was written"));
+        assert!(requests[0].starts_with("PUT /tenant-a/x ") && requests[1].starts_with("GET /tenant-a/x "));
+    }
+
+    #[tokio::test]
     async fn a_listing_that_has_no_end_is_an_error() {
         for more in ["", "<NextContinuationToken>here</NextContinuationToken>"] {
             let page = format!("<ListBucketResult><IsTruncated>true</IsTruncated>{more}</ListBucketResult>");

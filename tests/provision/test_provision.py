@@ -196,6 +196,21 @@ def test_a_key_that_is_in_no_list_loses_the_policy(organization):
     assert "tenant-hidden" not in organization.buckets() + organization.turso.databases
 
 
+def test_a_policy_that_came_meanwhile_is_read_before_it_is_attached(organization):
+    iam = organization.iam
+    wide = {"Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+
+    def race(name):
+        if name == "CreatePolicy":
+            iam.policies["arn:race"] = {"name": "tenant-race", "document": json.dumps(wide), "keys": []}
+
+    iam.before = race
+    done = organization.run("create", "race")
+    assert done.returncode == 77 and "does not open the tenant's bucket alone" in done.stderr
+    assert "AttachUserPolicy" not in iam.calls
+    del iam.policies["arn:race"]
+
+
 def test_one_run_at_a_time_and_owner_and_mode_of_the_bundle_stay(organization):
     create(organization, "alone")
     path = organization.bundle("alone")
