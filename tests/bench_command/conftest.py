@@ -8,6 +8,7 @@ from lib import mounts
 from lib.proc import Process
 from lib.s3 import S3Server
 from lib.tenant import Tenant
+from lib.wait import wait_until
 
 
 class Bench:
@@ -25,6 +26,7 @@ class Bench:
         self.tenant.start().wait_ready()
         (self.tenant.mount / "work").mkdir()
         (self.tenant.mount / "work" / "mine.md").write_text("# Mine\n")
+        wait_until(lambda: self.tenant.settled("work/mine.md"), 30, self.tenant.log)
 
     def run(self, *arguments, prefix=(), local=None, seconds=120):
         """`tenant-init bench` to its end."""
