@@ -14,7 +14,7 @@
 //! next start settles the deletions before rclone lists the bucket, and sends again what was not compared (`mend`). Each bucket
 //! has its own: a cache directory can be given to another tenant, whose files have the same names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
@@ -54,7 +54,7 @@ struct List {
     no_sums: bool,
     wrong: BTreeSet<String>,
     removed: Vec<String>,
-    failing: Option<renames::Failing>,
+    failing: VecDeque<renames::Failing>,
     /// What may have been copied to a doubtful name.
     sources: BTreeMap<String, String>,
     /// The first failure to write the journal that nobody was told of.
@@ -105,6 +105,9 @@ impl Ledger {
                     let mut entry = Entry::new(wanted.into(), line.since);
                     entry.risk = line.risk.unwrap_or(Timestamp::MIN);
                     (entry.seen, entry.removal) = (line.seen, line.removal);
+                    if let Some(source) = line.source {
+                        list.sources.insert(line.name.clone(), source);
+                    }
                     list.names.insert(line.name, entry);
                 }
                 None => drop(list.names.remove(&line.name)),
@@ -357,6 +360,12 @@ impl Ledger {
         }
     }
 
+    /// No request about `name` is ever answered: there cannot be such an object.
+    pub fn abandon(&self, name: &str, now: Timestamp) {
+        let list = &mut *self.lock();
+        list.drop(name, now);
+    }
+
     /// A request of our own about `name` is about to be sent. If its answer does not come, it may arrive later, like rclone's;
     /// `removal`: and take away what is there then. What the entry is from now on; none if it is not the last word any more.
     #[must_use]
@@ -492,7 +501,9 @@ impl List {
         };
         self.names.insert(name.to_owned(), entry);
         self.wrong.remove(name);
-        self.sources.remove(name);
+        if risk <= now {
+            self.sources.remove(name);
+        }
         self.write(name, now);
     }
 
@@ -535,7 +546,9 @@ impl List {
     fn write(&mut self, name: &str, now: Timestamp) {
         let Some(journal) = &mut self.journal else { return };
         self.lines += 1;
-        if let Err(error) = journal::line(name, self.names.get(name), now).and_then(|line| journal.write_all(&line)) {
+        if let Err(error) = journal::line(name, self.names.get(name), self.sources.get(name), now)
+            .and_then(|line| journal.write_all(&line))
+        {
             self.trouble.get_or_insert(error);
         }
     }
@@ -545,7 +558,7 @@ impl List {
         let fresh = file.with_extension("new");
         let mut text = Vec::new();
         for (name, entry) in &self.names {
-            text.extend(journal::line(name, Some(entry), entry.since)?);
+            text.extend(journal::line(name, Some(entry), self.sources.get(name), entry.since)?);
         }
         fs::write(&fresh, &text)?;
         fs::rename(&fresh, &file)?;

@@ -97,6 +97,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// The store answers, and will answer no request with this name in another way.
+    #[must_use]
+    pub fn is_about_the_name(&self) -> bool {
+        matches!(self, StorageError::Misconfigured { .. } | StorageError::BadKey { .. })
+    }
+
     /// The exit code that a start which fails with this deserves.
     #[must_use]
     pub fn exit(&self) -> Exit {

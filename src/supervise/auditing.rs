@@ -75,12 +75,15 @@ pub async fn deletions(shared: &Shared) {
 
 /// [`deletions`], and what the bucket has in place of a cached file, which the next rclone would throw away then.
 pub async fn before_a_listing(shared: &Shared) {
-    deletions(shared).await;
+    in_time(deletions(shared)).await;
     let Some(tenant) = shared.tenant() else { return };
     // In a large bucket the folders that are read again have their own look.
     let _ = tokio::time::timeout(SUSPECTED_LIMIT, suspecting::look(shared, &tenant)).await;
     let doubtful = tenant.ledger.doubtful(Timestamp::now());
-    audit(shared, &tenant, doubtful, Duration::ZERO).await;
+    if !doubtful.is_empty() {
+        // Nothing can be listed before; a large file takes as long as it takes.
+        audit(shared, &tenant, doubtful, Duration::ZERO).await;
+    }
 }
 
 /// Files that must not be listed: the bucket may have something else, and nobody has been able to look.
@@ -157,6 +160,14 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
                     }
                     Seen::Other => {}
                 }
+            }
+            Some(Ok((name, Err(error)))) if error.is_about_the_name() => {
+                tracing::error!(
+                    event = "object_unanswerable",
+                    object = name,
+                    "{name} cannot be compared with the bucket: {error}"
+                );
+                tenant.ledger.abandon(&name, Timestamp::now());
             }
             Some(Ok((name, Err(error)))) => {
                 // There is no use in asking for the rest.

@@ -60,7 +60,7 @@ async fn try_launch(shared: &Rc<Shared>, deadline: Instant) -> Result<(), Failur
         }
     };
     // A new rclone would list what the old one forgot to delete, and the app would find it again.
-    auditing::in_time(auditing::before_a_listing(shared)).await;
+    auditing::before_a_listing(shared).await;
     if shared.ending.get() {
         return Ok(());
     }
@@ -175,7 +175,7 @@ async fn try_reconnect(shared: &Rc<Shared>, how: How, deadline: Instant) -> Resu
     let not_ready = |error: crate::mount::NotReady| Failure::new(error.exit(), error.to_string());
     answers.map_err(not_ready)?;
     let answered = began.elapsed();
-    auditing::in_time(auditing::before_a_listing(shared)).await;
+    auditing::before_a_listing(shared).await;
     refuse_doubted(shared)?;
     let settled = began.elapsed();
     session

@@ -25,6 +25,8 @@ pub(super) struct Line {
     pub(super) seen: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) removal: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<String>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -41,15 +43,16 @@ pub(super) fn path(cache_dir: &Path, bucket: &str) -> PathBuf {
     cache_dir.join(format!("{}{bucket}{}", NAME.0, NAME.1))
 }
 
-/// What is known of `name` `now`.
-pub(super) fn line(name: &str, entry: Option<&Entry>, now: Timestamp) -> io::Result<Vec<u8>> {
+/// What is known of `name` `now`; `source` may have been copied to it.
+pub(super) fn line(name: &str, entry: Option<&Entry>, source: Option<&String>, now: Timestamp) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(&Line {
         name: name.to_owned(),
         wanted: entry.map(|entry| entry.wanted.into()),
         since: entry.map_or(now, |entry| entry.since),
         risk: entry.map(|entry| entry.risk).filter(|risk| *risk > now),
         seen: entry.is_some_and(|entry| entry.seen),
-        removal: entry.is_some_and(|entry| entry.removal && entry.risk > now),
+        removal: entry.is_some_and(|entry| entry.removal && (entry.risk > now || !entry.seen)),
+        source: entry.and(source).cloned(),
     })?;
     line.push(b'\n');
     Ok(line)

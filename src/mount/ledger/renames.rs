@@ -15,9 +15,13 @@ use crate::core::audit::Wanted;
 /// A rename that has failed may be tried again for this long (`guard::rename`): until then nothing is put right that it may change.
 pub(super) const ATTEMPTS: SignedDuration = SignedDuration::from_secs(45);
 
-/// What rclone has said last of a rename that fails: its next line names where to.
+/// Renames that fail at the same time, at most.
+const AT_ONCE: usize = 64;
+
+/// What rclone has said of a rename that fails. A line with the same reason tells where to.
 #[derive(Debug)]
 pub(super) struct Failing {
+    why: String,
     source: String,
     /// The copy is made.
     copied: bool,
@@ -27,14 +31,18 @@ impl Ledger {
     /// What was doubted and nobody has looked at, or must look at again after `now`.
     #[must_use]
     pub fn doubtful(&self, now: Timestamp) -> Vec<(String, Entry)> {
-        self.select(|entry| entry.is_doubted() || (entry.wanted == Wanted::Doubtful && entry.risk > now))
+        self.select(|entry| entry.wanted == Wanted::Doubtful && !entry.queued && (!entry.seen || entry.risk > now))
     }
 
-    /// What was doubted and nobody has looked at.
+    /// What was doubted, and nobody has looked at or has been able to put right.
     #[must_use]
     pub fn doubted(&self) -> Vec<String> {
-        let list = self.select(Entry::is_doubted);
-        list.into_iter().map(|(name, _)| name).collect()
+        let list = self.lock();
+        let found = list.names.iter().filter(|(name, entry)| {
+            let open = !entry.seen || list.wrong.contains(*name);
+            entry.wanted == Wanted::Doubtful && open && !entry.queued
+        });
+        found.map(|(name, _)| name.clone()).collect()
     }
 
     /// What of that `cache_dir` has.
@@ -54,52 +62,53 @@ impl Ledger {
 }
 
 impl Entry {
-    fn is_doubted(&self) -> bool {
-        self.wanted == Wanted::Doubtful && !self.seen && !self.queued
-    }
-
     /// Is something under way that may still change it?
     #[must_use]
     pub fn waits(&self, now: Timestamp) -> bool {
-        self.wanted == Wanted::Doubtful && self.next > now
+        self.wanted == Wanted::Doubtful && !self.seen && self.next > now
     }
 }
 
 impl List {
     /// One line of rclone's log about `object`. False when it is about something else.
     pub(super) fn note_failed_rename(&mut self, message: &str, object: &str, now: Timestamp) -> bool {
-        let failing = |copied| {
-            let source = object.to_owned();
-            Some(Failing { source, copied })
-        };
-        if message.starts_with("Not deleting source as copy failed: ") {
-            self.failing = failing(false);
-        } else if message.starts_with("Couldn't delete: ") {
+        if let Some(why) = message.strip_prefix("Not deleting source as copy failed: ") {
+            self.fails(why, object, false);
+        } else if let Some(why) = message.strip_prefix("Couldn't delete: ") {
             self.doubt(object, now);
             self.change(object, |entry| entry.removal = true);
             self.write(object, now);
-            self.failing = failing(true);
-        } else if message.starts_with("File.Rename error: ") {
-            self.failed_rename(object, now);
+            self.fails(why, object, true);
+        } else if let Some(why) = message.strip_prefix("File.Rename error: ") {
+            self.failed_rename(why, object, now);
         } else {
             return false;
         }
         true
     }
 
-    fn failed_rename(&mut self, to: &str, now: Timestamp) {
-        let failing = self.failing.take();
+    fn fails(&mut self, why: &str, source: &str, copied: bool) {
+        if self.failing.len() == AT_ONCE {
+            self.failing.pop_front();
+        }
+        let (why, source) = (why.to_owned(), source.to_owned());
+        self.failing.push_back(Failing { why, source, copied });
+    }
+
+    fn failed_rename(&mut self, why: &str, to: &str, now: Timestamp) {
+        let found = self.failing.iter().position(|failing| failing.why == why);
+        let failing = found.and_then(|found| self.failing.remove(found));
         // The copy is of a rename before, which has succeeded: the cache may still have what was there before that.
-        let copied = failing.as_ref().is_some_and(|failing| failing.copied);
-        let renamed = |entry: &Entry| entry.wanted == Wanted::Copied && !copied;
-        if self.names.get(to).is_some_and(renamed) {
+        let only_renamed_before = failing.as_ref().is_some_and(|failing| !failing.copied);
+        let copied = |entry: &Entry| entry.wanted == Wanted::Copied;
+        if only_renamed_before && self.names.get(to).is_some_and(copied) {
             return;
         }
         self.doubt(to, now);
-        self.write(to, now);
         if let Some(failing) = failing {
             self.sources.insert(to.to_owned(), failing.source);
         }
+        self.write(to, now);
     }
 
     /// The last word stays where somebody has still to act on it.

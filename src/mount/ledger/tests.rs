@@ -249,7 +249,7 @@ fn what_a_rename_may_have_done_before_it_failed_is_doubted_once_it_is_not_tried_
     );
     // It succeeds.
     ledger.note("vfs cache: renamed in cache to \"b.md\"", Some("a.md"), now);
-    assert!(ledger.doubted().is_empty() && ledger.source("b.md").is_none());
+    assert!(ledger.doubted().is_empty());
     assert_eq!(names(ledger.deletions()), ["a.md"]);
 }
 
@@ -283,14 +283,58 @@ fn a_rename_that_succeeded_is_not_undone_because_a_later_one_to_the_same_name_fa
 }
 
 #[test]
+fn renames_that_fail_at_the_same_time_are_told_apart_by_their_reasons() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    for (from, to) in [("x", "a"), ("y", "b")] {
+        ledger.note(&format!("Copied (server-side copy) to: {to}"), Some(from), now);
+    }
+    for (line, object) in [
+        ("Couldn't delete: S3, request 1", "x"),
+        ("Couldn't delete: S3, request 2", "y"),
+        ("File.Rename error: S3, request 1", "a"),
+        ("File.Rename error: S3, request 2", "b"),
+    ] {
+        ledger.note(line, Some(object), now);
+    }
+    assert_eq!(ledger.doubted(), ["a", "b", "x", "y"]);
+    assert_eq!(ledger.source("a").as_deref(), Some("x"));
+    assert_eq!(ledger.source("b").as_deref(), Some("y"));
+    // What was written there since does not end the risk of a copy that comes late.
+    ledger.note(QUEUED, Some("a"), now);
+    assert_eq!(ledger.source("a").as_deref(), Some("x"));
+    ledger.note(QUEUED, Some("a"), now + RISK);
+    assert_eq!(ledger.source("a"), None);
+}
+
+#[test]
+fn what_was_doubted_and_is_found_wrong_later_holds_a_listing_back_again() {
+    let ledger = Ledger::default();
+    let now = Timestamp::now();
+    ledger.note(NOT_RENAMED, Some("b.md"), now);
+    let (name, entry) = ledger.doubtful(now).remove(0);
+    ledger.settle(&name, &entry, now);
+    assert!(ledger.doubted().is_empty());
+    let (_, entry) = ledger.doubtful(now).remove(0);
+    assert!(!entry.waits(now), "the rename is not tried any more");
+    ledger.found_wrong("b.md");
+    assert_eq!(ledger.doubted(), ["b.md"]);
+    ledger.abandon("b.md", now);
+    assert!(ledger.doubted().is_empty());
+}
+
+#[test]
 fn that_a_deletion_may_have_been_done_survives_in_the_journal() {
     let cache = tempfile::tempdir().unwrap();
     let ledger = Ledger::load(cache.path(), "notes");
     ledger.open(cache.path()).unwrap();
     let now = Timestamp::now();
     ledger.note(NOT_DELETED, Some("a.md"), now);
-    let (_, source) = Ledger::load(cache.path(), "notes").doubtful(now).remove(0);
+    ledger.note(NOT_RENAMED, Some("b.md"), now);
+    let again = Ledger::load(cache.path(), "notes");
+    let (_, source) = again.doubtful(now).remove(0);
     assert!(source.may_be_lost());
+    assert_eq!(again.source("b.md").as_deref(), Some("a.md"));
     assert!(
         ledger.doubted_in(cache.path()).is_empty(),
         "the cache has nothing to put back"
