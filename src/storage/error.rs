@@ -97,7 +97,7 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// The store answers, and will answer no request with this name in another way.
+    /// If the bucket answers other requests, it will answer none with this name in another way.
     #[must_use]
     pub fn is_about_the_name(&self) -> bool {
         matches!(self, StorageError::Misconfigured { .. } | StorageError::BadKey { .. })

@@ -161,15 +161,16 @@ async fn audit(shared: &Shared, tenant: &Rc<Tenant>, names: Vec<(String, Entry)>
                     Seen::Other => {}
                 }
             }
-            Some(Ok((name, Err(error)))) if error.is_about_the_name() => {
-                tracing::error!(
-                    event = "object_unanswerable",
-                    object = name,
-                    "{name} cannot be compared with the bucket: {error}"
-                );
-                tenant.ledger.abandon(&name, Timestamp::now());
-            }
             Some(Ok((name, Err(error)))) => {
+                if error.is_about_the_name() && tenant.bucket().probe().await.is_ok() {
+                    tracing::error!(
+                        event = "object_unanswerable",
+                        object = name,
+                        "{name} cannot be compared with the bucket: {error}"
+                    );
+                    tenant.ledger.abandon(&name, Timestamp::now());
+                    continue;
+                }
                 // There is no use in asking for the rest.
                 tracing::debug!(event = "audit_waits", object = name, "{error}");
                 return false;
