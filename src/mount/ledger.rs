@@ -479,6 +479,12 @@ impl Entry {
         self.removal || (!self.seen && self.wanted != Wanted::Doubtful)
     }
 
+    /// May something that was sent from here take the object away?
+    #[must_use]
+    pub fn removal(&self) -> bool {
+        self.removal
+    }
+
     /// Something gets through: so may what was sent in vain before, however long ago.
     fn renew_risk(&mut self, now: Timestamp) {
         if self.risk > Timestamp::MIN {

@@ -229,17 +229,17 @@ impl Audit {
                     self.ledger.settle(name, entry, Timestamp::now());
                 }
                 let own = found.as_ref().is_none_or(|object| object.ours);
-                return Ok(if own { Seen::Own(head) } else { Seen::Other });
+                Ok(if own { Seen::Own(head) } else { Seen::Other })
             }
-            Finding::Later => return Ok(Seen::Other),
-            Finding::Delete => return self.delete(head.as_ref()).await,
+            Finding::Later => Ok(Seen::Other),
+            Finding::Delete => self.delete(head.as_ref()).await,
             Finding::Restore(replaces) => {
                 self.ledger.found_wrong(name);
                 // Asked after the bucket was: what uploaded the object that was seen there has left the queue by now, or is in it.
                 if self.rclone_is_at_it().await {
                     return Ok(Seen::Other);
                 }
-                return self.restore(replaces.as_deref(), &cached).await;
+                self.restore(replaces.as_deref(), &cached).await
             }
             Finding::Elsewhere => {
                 tracing::info!(
@@ -248,16 +248,22 @@ impl Audit {
                     "{name} was changed elsewhere right after it was changed here; that stays as it is"
                 );
                 self.ledger.give_up(name, entry, Timestamp::now());
-                return Ok(Seen::Other);
+                Ok(Seen::Other)
             }
-            Finding::Lost => tracing::warn!(
-                event = "object_missing",
-                object = name,
-                "{name} was uploaded and is not in the bucket, and the cache has no copy of it: it was deleted elsewhere, or is lost"
-            ),
+            Finding::Lost => {
+                tracing::warn!(
+                    event = "object_missing",
+                    object = name,
+                    "{name} was uploaded and is not in the bucket, and the cache has no copy of it: it was deleted elsewhere, or is lost"
+                );
+                self.ledger.settle(name, entry, Timestamp::now());
+                if entry.removal() {
+                    // What took it away was sent from here: the verdict names it, once.
+                    self.ledger.found_wrong(name);
+                }
+                Ok(Seen::Other)
+            }
         }
-        self.ledger.settle(name, entry, Timestamp::now());
-        Ok(Seen::Other)
     }
 
     /// `found`: what is to go.
