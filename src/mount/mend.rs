@@ -17,6 +17,8 @@
 //!   there (a file that was emptied has length 0 in it, so all of it counts);
 //! * all of a file counts so when the description names no object that it could have come from;
 //! * a file whose description lies under another name gets it back;
+//! * a file that is longer than its description, which says that it is sent, and of which the cache has not all, is described as not
+//!   sent with what is new; rclone fetches the rest;
 //! * a complete file of another length than its description, which says that it is sent, is described as not sent;
 //! * so is one that is on the ledger as not compared with the bucket yet;
 //! * a complete file without a readable one is described as not sent. At worst a file that was sent is sent again;
@@ -68,7 +70,10 @@ pub(super) fn mend(cache_dir: &Path, bucket: &str, unproven: &BTreeSet<String>) 
         }
         if described.as_ref().is_none_or(|meta| !meta.dirty) {
             let found = fs::symlink_metadata(file)?;
-            if let Some(old) = moved.iter().find(|old| old.is(&found)) {
+            if let Some(meta) = described.as_ref().filter(|meta| is_appended(meta, found.len())) {
+                correct(cache_dir, &metas.join(&name), meta, found.len())?;
+                mended.requeued.push(name);
+            } else if let Some(old) = moved.iter().find(|old| old.is(&found)) {
                 fs::create_dir_all(metas.join(&name).parent().unwrap_or(&metas))?;
                 fs::rename(&old.path, metas.join(&name))?;
                 mended.requeued.push(name);
@@ -143,7 +148,20 @@ fn moved(files: &Path, metas: &Path) -> io::Result<Vec<Moved>> {
     Ok(found)
 }
 
-/// Corrects the description of a dirty file of `length` bytes. Was there anything to correct?
+/// Was something written behind what is described, of which the cache has not all? (Holes don't tell: a block of a file is there as a
+/// whole.) rclone fetches the rest of the object that the description names.
+fn is_appended(meta: &Meta, length: u64) -> bool {
+    let described = u64::try_from(meta.size).unwrap_or(0);
+    let mut here = 0;
+    for range in meta.ranges.iter().flatten() {
+        if range.pos <= here {
+            here = here.max(range.pos + range.size);
+        }
+    }
+    !meta.fingerprint.is_empty() && length > described && here < described
+}
+
+/// Corrects the description of an unsent file of `length` bytes. Was there anything to correct?
 fn correct(cache_dir: &Path, path: &Path, meta: &Meta, length: u64) -> io::Result<bool> {
     let described = meta.ranges.clone().unwrap_or_default();
     let ranges = written_here(meta, described.clone(), length);
@@ -153,6 +171,7 @@ fn correct(cache_dir: &Path, path: &Path, meta: &Meta, length: u64) -> io::Resul
     let mut whole: Value = serde_json::from_slice(&fs::read(path)?)?;
     whole["Rs"] = serde_json::to_value(ranges)?;
     whole["Size"] = length.into();
+    whole["Dirty"] = true.into();
     replace(cache_dir, path, &whole)?;
     Ok(true)
 }
@@ -299,6 +318,24 @@ mod tests {
         let meta = File::create(cache.meta("before-a-power-cut.md")).unwrap();
         meta.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(cache.mend(), Mended::default(), "what it had may be lost");
+    }
+
+    #[test]
+    fn what_was_appended_to_a_file_that_is_not_cached_does_not_make_the_rest_of_it_zeros() {
+        let cache = cache();
+        let mut file = File::create(cache.file("appended.md")).unwrap();
+        file.seek(SeekFrom::Start(400)).unwrap();
+        file.write_all(b"one more line\n").unwrap();
+        let time = "2026-11-23T18:13:12Z";
+        let meta =
+            json!({ "ModTime": time, "ATime": time, "Size": 400, "Rs": null, "Fingerprint": "400,x", "Dirty": false });
+        fs::write(cache.meta("appended.md"), meta.to_string()).unwrap();
+        assert_eq!(cache.mend().requeued, ["appended.md"]);
+        let mended: Value = serde_json::from_str(&fs::read_to_string(cache.meta("appended.md")).unwrap()).unwrap();
+        assert_eq!(mended["Rs"], json!([{ "Pos": 400, "Size": 14 }]), "the rest is fetched");
+        assert_eq!((&mended["Dirty"], &mended["Size"]), (&json!(true), &json!(414)));
+        assert_eq!(mended["Fingerprint"], "400,x");
+        assert_eq!(cache.mend(), Mended::default(), "once is enough");
     }
 
     #[test]
